@@ -1,0 +1,228 @@
+"""Every setting of every process, read from the environment (`CALLBOARD_…`, nested with `__`) and from `.env`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import DotEnvSettingsSource
+
+from callboard_runtime.errors import SettingsError
+
+PREFIX = "CALLBOARD_"
+ALIAS_PREFIX = "SOCIAL_"
+
+
+class Section(BaseModel):
+    """One group of settings; an unknown name in it is an error, so that a typo is seen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProviderKey(SecretStr):
+    """A provider's API key: equal to its text, hidden in `repr`, `str` and JSON."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return self.get_secret_value() == other
+        return super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return hash(self.get_secret_value())
+
+
+class ProviderKeys(BaseModel):
+    """API keys by provider, such as `CALLBOARD_LLM__PROVIDER_KEYS__DEEPSEEK`; any provider's name may be used."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, ProviderKey]
+
+    openai: ProviderKey | None = None
+    anthropic: ProviderKey | None = None
+    deepseek: ProviderKey | None = None
+    openrouter: ProviderKey | None = None
+
+    def of(self, provider: str) -> str | None:
+        """The key of a provider in clear, or None."""
+        key = getattr(self, provider, None)
+        return key.get_secret_value() if isinstance(key, SecretStr) else None
+
+
+class LlmSettings(Section):
+    provider_keys: ProviderKeys = Field(default=ProviderKeys(), description="API key per provider")
+    api_base: dict[str, str] = Field(default={}, description="Base URL per provider, for any OpenAI-compatible server")
+    default_model: str | None = Field(default=None, description="model_code that replaces the packaged agents' own")
+    allow_scripted: bool = Field(default=False, description="Let the packaged scripted model serve without being named")
+    scripts: Path | None = Field(default=None, description="Directory of YAML scripts for the scripted model")
+    ledger: Path | None = Field(default=None, description="File where the scripted model notes every request it served")
+    timeout: float = Field(default=120, gt=0, description="Seconds one model request may take")
+    first_token_timeout: float = Field(default=60, gt=0, description="Seconds until the first token of a stream")
+    retries: int = Field(default=2, ge=0, le=10, description="Retries of one model request")
+    concurrency: int = Field(default=200, ge=1, description="Model requests at once, per provider and worker process")
+
+
+class ConfigSettings(Section):
+    dir: Path | None = Field(default=None, description="Directory of YAML files that overlay the packaged ones")
+
+
+class AuthSettings(Section):
+    jwt_secret: SecretStr | None = Field(default=None, description="HS256 secret, at least 32 bytes")
+    jwt_public_key: str | None = Field(default=None, description="PEM public key for RS256 or ES256")
+    jwt_issuer: str | None = Field(default=None, description="Required `iss` of a token")
+    jwt_audience: str | None = Field(default=None, description="Required `aud` of a token")
+    operator_role: str = Field(default="operator", description="Role that may read every session")
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value().encode()) < 32:
+            raise ValueError("the secret must have at least 32 bytes; make one with `openssl rand -hex 32`")
+        return secret
+
+
+class HttpSettings(Section):
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one")
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="Origins that a browser may call from; none by default"
+    )
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, description="Largest request body")
+    max_messages: int = Field(default=2000, ge=1, description="Most messages in one request")
+    max_streams_per_user: int = Field(default=100, ge=1, description="Open event streams per user and front process")
+    max_streams: int = Field(default=20_000, ge=1, description="Open event streams per front process")
+    max_queued_runs: int = Field(default=10_000, ge=1, description="Runs that may wait for workers before 503")
+    runs_per_minute: int = Field(default=600, ge=1, description="Runs a user may start per minute")
+    heartbeat: float = Field(default=15, gt=0, description="Seconds between SSE keep-alive comments")
+    reader_buffer_bytes: int = Field(default=1024 * 1024, ge=4096, description="Bytes held for a slow reader")
+    accept_timeout: float = Field(default=5, gt=0, description="Seconds a request may wait for the actor")
+    drain: float = Field(default=10, ge=0, description="Seconds to let streams end at shutdown")
+
+
+class RunSettings(Section):
+    deadline: float = Field(default=600, gt=0, description="Seconds a run may be active, pauses excluded")
+    start_deadline: float = Field(default=3600, gt=0, description="Seconds a run may wait for a worker")
+    cancel_grace: float = Field(default=5, gt=0, description="Seconds a worker has to end a cancelled run itself")
+    max_attempts: int = Field(default=3, ge=1, description="Attempts without a new journal row before a run fails")
+    max_queue: int = Field(default=200, ge=0, description="Runs that may wait in one session")
+    tool_call_ttl: float = Field(default=7 * 24 * 3600, gt=0, description="Seconds a pending tool call stays open")
+    history_tokens: int = Field(default=16_000, ge=100, description="Tokens of conversation sent to the model")
+    max_tool_result_bytes: int = Field(default=256 * 1024, ge=1024, description="Largest result of one tool call")
+
+
+class WorkerSettings(Section):
+    concurrency: int = Field(default=100, ge=1, description="Runs at once in one worker process")
+    coalesce_ms: int = Field(default=25, ge=0, le=50, description="Milliseconds in which deltas are joined")
+    heartbeat: float = Field(default=2, gt=0, description="Seconds between a process's heartbeats")
+    drain: float = Field(default=30, ge=0, description="Seconds to reach a step boundary at shutdown")
+
+
+class ActorSettings(Section):
+    prefetch: int = Field(default=64, ge=1, description="Unacknowledged commands per partition")
+    cache_sessions: int = Field(default=10_000, ge=1, description="Session states held in memory")
+    group_size: int = Field(default=128, ge=1, description="Most commands in one commit")
+    standby_delay: float = Field(
+        default=1, ge=0, description="Seconds before a partition that is not a favourite is consumed"
+    )
+    delivery_limit: int = Field(default=20, ge=1, description="Deliveries of a command before it is dead-lettered")
+    max_mailbox: int = Field(default=100_000, ge=1, description="Commands that may wait in one partition queue")
+    sweep: float = Field(default=1, gt=0, description="Seconds between sweeps")
+    silent_after: float = Field(
+        default=10, gt=0, description="Seconds without a heartbeat after which a process is dead"
+    )
+
+
+class EmbeddedSettings(Section):
+    data_dir: Path | None = Field(default=None, description="Where the embedded services keep their data")
+
+
+def _env_file() -> str | None:
+    return os.environ.get("CALLBOARD_ENV_FILE", ".env") or None
+
+
+class Settings(BaseSettings):
+    """All settings; raises SettingsError naming the variable and the fix. Secrets never show in `repr`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = Field(default=None, description="postgresql://user:password@host:port/database")
+    amqp_url: SecretStr | None = Field(default=None, description="amqp://user:password@host:port/vhost")
+    redis_url: SecretStr | None = Field(default=None, description="redis://[:password@]host:port/db")
+    redis_prefix: str = Field(default="callboard", description="Prefix of every Redis key")
+    database_pool: int = Field(default=10, ge=1, description="Database connections per process")
+    dev_auth: bool = Field(
+        default=False, description="Set by `callboard up` only: every loopback request is user `dev`"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged")
+    log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines")
+
+    llm: LlmSettings = LlmSettings()
+    config: ConfigSettings = ConfigSettings()
+    auth: AuthSettings = AuthSettings()
+    http: HttpSettings = HttpSettings()
+    runs: RunSettings = RunSettings()
+    worker: WorkerSettings = WorkerSettings()
+    actors: ActorSettings = ActorSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Precedence: arguments, then CALLBOARD_ and SOCIAL_ variables, then the same two in the env file."""
+        file = _env_file()
+        alias = EnvSettingsSource(settings_cls, env_prefix=ALIAS_PREFIX)
+        from_file = [DotEnvSettingsSource(settings_cls, env_file=file, env_prefix=p) for p in (PREFIX, ALIAS_PREFIX)]
+        return (init_settings, env_settings, alias, *from_file)
+
+    def required_database_url(self) -> str:
+        """The database URL with the asyncpg driver named; raises SettingsError when unset."""
+        url = self._required("database_url", "postgresql://callboard:…@localhost:5432/callboard")
+        scheme, rest = url.split("://", 1)
+        return f"postgresql+asyncpg://{rest}" if scheme in ("postgresql", "postgres") else url
+
+    def required_amqp_url(self) -> str:
+        """The broker URL with a short heartbeat and reconnect interval unless it names its own."""
+        url = self._required("amqp_url", "amqp://callboard:…@localhost:5672/callboard")
+        given = urlsplit(url).query
+        extra = [f"{k}={v}" for k, v in (("heartbeat", 10), ("reconnect_interval", 1)) if f"{k}=" not in given]
+        return url + (("&" if given else "?") + "&".join(extra) if extra else "")
+
+    def required_redis_url(self) -> str:
+        return self._required("redis_url", "redis://localhost:6379/0")
+
+    def _required(self, name: str, example: str) -> str:
+        value: SecretStr | None = getattr(self, name)
+        if value is None:
+            raise SettingsError(
+                f"{PREFIX}{name.upper()} is not set; set it, such as {PREFIX}{name.upper()}={example}, "
+                "or run `callboard up`, which brings its own services"
+            )
+        return value.get_secret_value()
+
+
+def _explain(error: ValidationError) -> str:
+    problems = (_problem(item) for item in error.errors(include_url=False, include_input=False))
+    return "; ".join(problems)
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    variable = PREFIX + "__".join(str(part).upper() for part in item["loc"])
+    return f"{variable}: {item['msg']}"
