@@ -1,0 +1,156 @@
+"""Fixtures for everybody: a database, a Redis and a virtual host per test, and servers to break on purpose."""
+
+import asyncio
+import inspect
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+
+import pytest
+import redis as redis_client
+
+from services import PostgresServer, RabbitServer, RedisServer, TcpProxy, install
+from services.session import Services
+
+# A developer's own settings must not leak into tests.
+for _name in [key for key in os.environ if key.startswith(("CALLBOARD_", "SOCIAL_")) and "_TEST_" not in key]:
+    del os.environ[_name]
+os.environ["CALLBOARD_ENV_FILE"] = ""
+
+# Fixture name -> the service behind it, so that all that is needed starts while the first tests run.
+_BEHIND = {
+    "postgres_url": "template",
+    "redis_url": "redis",
+    "rabbitmq_vhost_url": "rabbit",
+    "private_postgres": "private_postgres",
+    "private_redis": "private_redis",
+    "private_rabbit": "private_rabbit",
+}
+_SERVICES = pytest.StashKey[Services]()
+
+
+def _migrate(url: str) -> None:
+    try:
+        from callboard_runtime.persistence import migrate
+    except ImportError:
+        return
+
+    done = migrate.upgrade(url)
+    if inspect.isawaitable(done):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, _wait_for(done)).result()
+
+
+async def _wait_for(something: Awaitable[object]) -> None:
+    await something
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_SERVICES] = Services(_migrate)
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        with capture.global_and_fixture_disabled():
+            install.progress = os.fdopen(os.dup(2), "w", encoding="utf-8")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    for name in sorted(wanted & _BEHIND.keys()):
+        session.config.stash[_SERVICES].begin(_BEHIND[name])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if services := config.stash.get(_SERVICES, None):
+        services.stop()
+    if install.progress is not sys.stderr:
+        install.progress.close()
+        install.progress = sys.stderr
+
+
+@pytest.fixture(scope="session")
+def services(pytestconfig: pytest.Config) -> Services:
+    """The servers of this session, started on first use."""
+    return pytestconfig.stash[_SERVICES]
+
+
+@pytest.fixture
+def postgres_url(services: Services) -> Iterator[str]:
+    """A migrated database of this test alone, as `postgresql+asyncpg://…`."""
+    template = services.template()
+    url = template.databases.create(template.url)
+    yield url
+    template.databases.drop(url)
+
+
+@pytest.fixture
+def redis_url(services: Services) -> str:
+    """A Redis database that no other test uses at the same time (on a foreign server: the one it names)."""
+    return services.redis().next_database()
+
+
+@pytest.fixture
+def redis_prefix(redis_url: str) -> Iterator[str]:
+    """A key prefix of this test alone; its keys are deleted afterwards."""
+    prefix = f"cbtest:{uuid.uuid4().hex[:12]}:"
+    yield prefix
+    with redis_client.Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(match=f"{prefix}*", count=1000):
+            client.delete(key)
+
+
+@pytest.fixture
+def rabbitmq_vhost_url(services: Services) -> Iterator[str]:
+    """A virtual host of this test alone on a real RabbitMQ."""
+    rabbit = services.rabbit()
+    url = rabbit.create_vhost()
+    yield url
+    rabbit.delete_vhost(url)
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_vhost_url: str) -> str:
+    """The same as `rabbitmq_vhost_url`."""
+    return rabbitmq_vhost_url
+
+
+@pytest.fixture
+async def embedded_amqp_url() -> AsyncIterator[str]:
+    """A fresh embedded broker in this test's event loop."""
+    from callboard_runtime.embedded.amqp.server import EmbeddedBroker
+
+    async with EmbeddedBroker() as broker:
+        yield broker.url
+
+
+@pytest.fixture
+def private_postgres(services: Services) -> PostgresServer:
+    """A durable PostgreSQL server, running, that this test may stop, kill and freeze."""
+    return services.private_postgres()
+
+
+@pytest.fixture
+def private_redis(services: Services) -> RedisServer:
+    """A Redis server, running, that this test may stop, kill and freeze."""
+    return services.private_redis()
+
+
+@pytest.fixture
+def private_rabbit(services: Services) -> RabbitServer:
+    """A RabbitMQ node, running, that this test may stop, kill and freeze."""
+    return services.private_rabbit()
+
+
+@pytest.fixture
+async def tcp_proxy() -> AsyncIterator[Callable[[str], Awaitable[TcpProxy]]]:
+    """`await tcp_proxy(url)` puts a proxy before that server; `proxy.url(url)` is the way through it."""
+    async with AsyncExitStack() as stack:
+
+        async def before(url: str) -> TcpProxy:
+            return await stack.enter_async_context(TcpProxy.for_url(url))
+
+        yield before
