@@ -267,7 +267,10 @@ class StartAnswer(Frozen):
 
 
 class StepAnswer(Frozen):
-    """The command took effect; events up to `committed_seq` of this epoch are in the log."""
+    """The command took effect and its ordinal is used up; events up to `committed_seq` of this epoch are in the log.
+
+    `cancelling`: the run is being cancelled; records and events were kept, but no step was granted.
+    """
 
     type: Literal["step"] = "step"
     committed_seq: int

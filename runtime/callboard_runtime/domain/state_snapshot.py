@@ -126,6 +126,8 @@ class StateSnapshot(Frozen):
     thread_id: str = ""
     status: SessionStatus = SessionStatus.IDLE
     epoch: int = 0  # the last one taken
+    closed_epoch: int = 0  # the last epoch that its own worker closed,
+    closed_ordinal: int = 0  # and the number of the command that did: a repetition of it is answered, not refused
     log_epoch: int = 0
     log_seq: int = 0
     message_count: int = 0
