@@ -255,7 +255,7 @@ class EventSegmentRow(Base):
 
 
 class OutboxRow(Base):
-    """Something to send once the state that caused it is committed; deleted when it was sent, a wake-up when it was claimed."""
+    """Something to send once its cause is committed; deleted when it was sent, a wake-up when it was claimed."""
 
     __tablename__ = "outbox"
     __table_args__ = (

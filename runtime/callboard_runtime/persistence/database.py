@@ -1,0 +1,146 @@
+"""The way to PostgreSQL: one engine per process, its JSON codecs, transactions whose outages read as `Unavailable`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import orjson
+from sqlalchemy import make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from callboard_runtime.errors import SettingsError, Unavailable
+from callboard_runtime.settings import Settings
+
+CONNECT_TIMEOUT = 5.0  # seconds
+COMMAND_TIMEOUT = 30.0  # seconds; a frozen server must not hold a caller for ever
+POOL_TIMEOUT = 10.0  # seconds to wait for a free connection
+STATEMENTS = 256  # prepared statements kept per connection
+DEFAULT_POOL = 10
+
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.exceptions.ConnectionDoesNotExistError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+
+
+def create_engine(
+    source: Settings | str,
+    *,
+    pool: int | None = None,
+    name: str = "callboard",
+    pre_ping: bool = False,
+    command_timeout: float | None = COMMAND_TIMEOUT,
+) -> AsyncEngine:
+    """An engine for one event loop; connects on first use.
+
+    `source` is the settings or a URL; `pool` is the number of connections (0: none is kept; default:
+    `CALLBOARD_DATABASE_POOL`); `name` shows in pg_stat_activity. Without `pre_ping` the first statement after a
+    restart of the server fails with `Unavailable` and clears the pool: fit for callers that retry.
+    """
+    url = source.required_database_url() if isinstance(source, Settings) else source
+    size = pool if pool is not None else source.database_pool if isinstance(source, Settings) else DEFAULT_POOL
+    target, connect_args = _asyncpg_url(url)
+    sizes: dict[str, Any] = (
+        {"pool_size": size, "max_overflow": 0, "pool_timeout": POOL_TIMEOUT, "pool_use_lifo": True}
+        if size
+        else {"poolclass": NullPool}
+    )
+    return create_async_engine(
+        target,
+        json_serializer=dump_json,
+        json_deserializer=orjson.loads,
+        pool_pre_ping=pre_ping,
+        hide_parameters=True,  # parameters are users' content: they must not reach logs through an error's text
+        connect_args={
+            "timeout": CONNECT_TIMEOUT,
+            "command_timeout": command_timeout,
+            "prepared_statement_cache_size": STATEMENTS,
+            "server_settings": {"application_name": name, "jit": "off"},
+            **connect_args,
+        },
+        **sizes,
+    )
+
+
+def _asyncpg_url(text: str) -> tuple[URL, dict[str, Any]]:
+    """The URL for SQLAlchemy's asyncpg dialect; libpq's `sslmode` is passed on under asyncpg's name for it."""
+    try:
+        url = make_url(text)
+    except Exception:  # noqa: BLE001 - its own message would show the URL, which may hold a password
+        raise SettingsError(
+            "CALLBOARD_DATABASE_URL cannot be read; its form is postgresql://user:password@host:port/database"
+        ) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise SettingsError(f"CALLBOARD_DATABASE_URL names {url.drivername!r}; only postgresql:// is supported")
+    sslmode = url.query.get("sslmode")
+    url = url.set(drivername="postgresql+asyncpg").difference_update_query(["sslmode"])
+    return url, {"ssl": sslmode} if sslmode else {}
+
+
+def dump_json(value: object) -> str:
+    """JSON text of a value: datetimes in ISO form, UUID and Decimal as text; integers of any size."""
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        return json.dumps(value, default=_plain)  # integers beyond 64 bits
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+@asynccontextmanager
+async def connect(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A connection for reads; what is not committed inside is rolled back. Raises Unavailable for an outage."""
+    async with _outages(), engine.connect() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """One transaction, committed at the end, rolled back by an exception. Raises Unavailable for an outage.
+
+    When the outage hits the commit itself, nobody knows whether it took effect: look again before repeating.
+    """
+    async with _outages(), engine.begin() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A read-only connection whose statements all see the same moment. Raises Unavailable for an outage."""
+    async with _outages(), engine.connect() as connection:
+        yield await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+@asynccontextmanager
+async def _outages() -> AsyncGenerator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error):
+            raise Unavailable(f"the database is away ({type(error).__name__}); nothing is lost, try again") from error
+        raise
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the server or the network is away, rather than that a statement is wrong."""
+    if isinstance(error, DBAPIError):
+        cause = error.orig.__cause__ if error.orig is not None else None
+        return error.connection_invalidated or isinstance(error, InterfaceError) or isinstance(cause, _AWAY)
+    return isinstance(error, (*_AWAY, OSError, TimeoutError, PoolTimeout))
