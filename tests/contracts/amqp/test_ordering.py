@@ -10,12 +10,14 @@ from contracts.amqp.support import QUORUM, SINGLE_ACTIVE, Inbox, inbox_of, numbe
 
 
 @pytest.fixture(params=["classic", "quorum"])
-def arguments(request: pytest.FixtureRequest) -> dict[str, str]:
-    return {"x-queue-type": request.param}
+def arguments(request: pytest.FixtureRequest) -> dict[str, str | int]:
+    """RabbitMQ 3.x puts what comes back to a quorum queue at its tail, unless the queue has a delivery limit."""
+    limit = {"x-delivery-limit": 20} if request.param == "quorum" else {}
+    return {"x-queue-type": request.param, **limit}
 
 
 async def test_unacknowledged_of_a_closed_channel_return_to_the_head_in_order(
-    connection: AbstractConnection, arguments: dict[str, str]
+    connection: AbstractConnection, arguments: dict[str, str | int]
 ) -> None:
     first, second = await connection.channel(), await connection.channel()
     await first.set_qos(prefetch_count=5)
@@ -34,7 +36,7 @@ async def test_unacknowledged_of_a_closed_channel_return_to_the_head_in_order(
     assert [message.redelivered for message in again] == [True] * 5 + [False] * 3
 
 
-async def test_requeue_of_the_head_keeps_its_place(channel: AbstractChannel, arguments: dict[str, str]) -> None:
+async def test_requeue_of_the_head_keeps_its_place(channel: AbstractChannel, arguments: dict[str, str | int]) -> None:
     queue = await channel.declare_queue("q", durable=True, arguments=arguments)
     await publish_numbers(channel, "q", range(3))
     first = await queue.get()
@@ -45,7 +47,7 @@ async def test_requeue_of_the_head_keeps_its_place(channel: AbstractChannel, arg
     assert [message.redelivered for message in again] == [True, False, False]
 
 
-async def test_nack_multiple_requeues_in_order(channel: AbstractChannel, arguments: dict[str, str]) -> None:
+async def test_nack_multiple_requeues_in_order(channel: AbstractChannel, arguments: dict[str, str | int]) -> None:
     await channel.set_qos(prefetch_count=4)
     queue = await channel.declare_queue("q", durable=True, arguments=arguments)
     await publish_numbers(channel, "q", range(6))

@@ -6,7 +6,7 @@ In: bytes from the socket.  Out: frames to `Channel.on_frame`; whatever ends the
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pamqp import base, commands, constants
 
@@ -55,18 +55,18 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods of asyncio.Transport, but are no subclass of it.
+        self._transport = socket = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(
-            transport,
+            socket,
             high_water=self.limits.write_high_water,
             hard_limit=self.limits.write_hard_limit,
             before_flush=self._flush_confirms,
             on_room=self._deliver_again,
         )
         self._heard_at = self._loop.time()
-        self._deadline = self._loop.call_later(self.limits.handshake_timeout, transport.abort)
+        self._deadline = self._loop.call_later(self.limits.handshake_timeout, socket.abort)
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._broker.connections.add(self)
 
