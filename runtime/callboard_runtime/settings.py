@@ -40,7 +40,7 @@ class ProviderKeys(BaseModel):
     """API keys by provider, such as `CALLBOARD_LLM__PROVIDER_KEYS__DEEPSEEK`; any provider's name may be used."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, ProviderKey]
+    __pydantic_extra__: dict[str, ProviderKey] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     openai: ProviderKey | None = None
     anthropic: ProviderKey | None = None

@@ -15,7 +15,7 @@ AguiEvent = dict[str, Any]
 
 
 class EventId(NamedTuple):
-    """`<epoch>-<seq>`: the SSE id, the Redis stream id and the cursor; ordered as a pair. `0-0` is before everything."""
+    """`<epoch>-<seq>`: the SSE id, the Redis stream id and the cursor; ordered as a pair. `0-0` is before all."""
 
     epoch: int
     seq: int

@@ -1,4 +1,4 @@
-"""Ids: clients name threads and runs as they like, unique per user; inside, UUIDs derived from those names key everything."""
+"""Ids: clients name threads and runs as they like, unique per user; UUIDs derived from the names key all inside."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class StateSnapshot(Frozen):
 
 
 def upgrade(stored: dict[str, Any]) -> dict[str, Any]:
-    """Bring a stored snapshot to the present schema, one version at a time; raises ValueError for one from the future."""
+    """Bring a stored snapshot to the present schema, one version at a time; raises ValueError for a future one."""
     version = int(stored.get("schema_version", SCHEMA_VERSION))
     if version > SCHEMA_VERSION:
         raise ValueError(f"state_snapshot has schema_version {version}; this release reads up to {SCHEMA_VERSION}")

@@ -25,7 +25,7 @@ class ToolDecision:
 
 
 def classify_tool_call(name: str, source: str = "", requires_approval: bool = False) -> ToolDecision:
-    """Route a call by its tool's name, the place the tool was declared in (`request.tools` or a file), and its approval flag.
+    """Route a call by its tool's name, where the tool was declared (`request.tools` or a file), and its approval flag.
 
     A tool that the browser declared always runs there: a client cannot approve what the server would execute.
     """

@@ -1,4 +1,4 @@
-"""What model calls cost: tokens and money of one call, and their sums. Money is Decimal; an unknown price is None, never 0."""
+"""What model calls cost: tokens and money, and their sums. Money is Decimal; an unknown price is None, never 0."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CallUsage(BaseModel):
 
 
 class UsageTotals(BaseModel):
-    """The sum over calls; `cost` is the sum of the known prices and `unpriced_calls` says how many are missing in it."""
+    """The sum over calls; `cost` is that of the known prices, `unpriced_calls` says how many are missing in it."""
 
     model_config = ConfigDict(frozen=True)
 
