@@ -1,0 +1,38 @@
+"""`decide(snapshot, command, facts)`: what a command makes happen. Pure: all rules of concurrency are here, and no I/O.
+
+A repeated command decides nothing and is answered again; one that cannot be carried out raises a `Refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from callboard_actors.decide import attempts, clients, sweeps
+from callboard_actors.decide.turn import Turn
+from callboard_actors.facts import Facts
+from callboard_runtime.domain import commands as c
+from callboard_runtime.domain import events as e
+from callboard_runtime.domain.state_snapshot import StateSnapshot
+
+HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
+    c.AcceptRun: clients.accept_run,
+    c.CancelRun: clients.cancel_run,
+    c.DeleteSession: clients.delete_session,
+    c.StartRun: attempts.start_run,
+    c.BeginStep: attempts.begin_step,
+    c.RecordStep: attempts.record_step,
+    c.AppendEvents: attempts.append_events,
+    c.ReleaseRun: attempts.release_run,
+    c.FinishRun: attempts.finish_run,
+    c.ReapAttempt: sweeps.reap_attempt,
+    c.EnforceDeadline: sweeps.enforce_deadline,
+    c.FailRun: sweeps.fail_run,
+}
+
+
+def decide(snapshot: StateSnapshot, command: c.Command, facts: Facts) -> list[e.Event]:
+    """The events of `command`, in order; raises Refused (with its subclasses) when it changes nothing."""
+    turn = Turn(snapshot, facts)
+    HANDLERS[type(command)](turn, command)
+    return turn.events

@@ -1,0 +1,244 @@
+"""Reads what a command's decision needs beyond the snapshot.
+
+In: a session's snapshot and its next command. Out: `Facts`. Worker commands on the hot path need no read at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import orjson
+from redis.exceptions import RedisError
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from callboard_actors.facts import Facts, KnownAttempt, KnownRun, Policy, Takeover
+from callboard_runtime.agui.open_parts import OpenParts
+from callboard_runtime.config.loader import load_runtime_config
+from callboard_runtime.domain import commands as c
+from callboard_runtime.domain.event_batch import EventBatch
+from callboard_runtime.domain.ids import run_uuid, utcnow
+from callboard_runtime.domain.run_input import NewMessage, RunInput
+from callboard_runtime.domain.state_snapshot import ActiveRun, RunStatus, StateSnapshot
+from callboard_runtime.errors import Refused
+from callboard_runtime.settings import Settings
+from callboard_runtime.stream.tail import TailStore
+
+logger = logging.getLogger(__name__)
+
+NO_READS = (c.BeginStep, c.RecordStep, c.AppendEvents)
+MAY_FORCE = (c.AcceptRun, c.CancelRun, c.StartRun, c.ReapAttempt, c.EnforceDeadline, c.FailRun)
+
+
+class Gatherer:
+    """Reads facts with the actor's own connection; Redis is asked only when an epoch is taken from somebody."""
+
+    def __init__(self, settings: Settings, tail: TailStore) -> None:
+        self._settings = settings
+        self._tail = tail
+        self._policy = Policy.of(settings.runs)
+
+    def needs_reads(self, snapshot: StateSnapshot, command: c.Command) -> bool:
+        return not isinstance(command, NO_READS) and (not isinstance(command, c.FinishRun) or bool(snapshot.queue))
+
+    def bare(self) -> Facts:
+        return Facts(now=utcnow(), policy=self._policy)
+
+    async def gather(self, db: AsyncConnection, snapshot: StateSnapshot, command: c.Command) -> Facts:
+        """Raises Unavailable (through the caller's connection) when the database is away."""
+        facts = self.bare()
+        if isinstance(command, c.AcceptRun | c.CancelRun):
+            facts = replace(facts, run=await _known_run(db, command.user_id, command.run_id))
+        if isinstance(command, c.AcceptRun) and facts.run is None:
+            facts = await self._for_new_run(db, facts, command)
+        if isinstance(command, c.StartRun):
+            facts = await self._for_start(db, facts, snapshot, command)
+        if isinstance(command, MAY_FORCE) and snapshot.active is not None:
+            facts = await self._for_takeover(db, facts, snapshot, snapshot.active, command)
+        if snapshot.queue:
+            facts = replace(facts, next_input=await _run_input(db, snapshot.queue[0].run_id))
+        return replace(facts, known_messages=await _known_messages(db, command, facts))
+
+    async def _for_new_run(self, db: AsyncConnection, facts: Facts, command: c.AcceptRun) -> Facts:
+        try:
+            config = await load_runtime_config(db, command.agent_id, self._settings)
+        except Refused as error:
+            return replace(facts, config_error=error)
+        return replace(facts, config=config.model_dump(mode="json"))
+
+    async def _for_start(
+        self, db: AsyncConnection, facts: Facts, snapshot: StateSnapshot, command: c.StartRun
+    ) -> Facts:
+        run = snapshot.active
+        known = await _known_attempt(db, command)
+        attempts = await _count_attempts(db, command.run_id)
+        given = await _run_input(db, run.run_id) if run is not None and not run.leg_started else None
+        return replace(facts, attempt=known, attempts=attempts, input=given)
+
+    async def _for_takeover(
+        self, db: AsyncConnection, facts: Facts, snapshot: StateSnapshot, run: ActiveRun, command: c.Command
+    ) -> Facts:
+        if run.attempt_id is not None:
+            alive = await _is_alive(db, run.attempt_id, self._settings.actors.silent_after)
+            facts = replace(facts, attempt_alive=alive)
+        if not _takes_epoch(facts, run, command):
+            return facts
+        tail = await self._fenced_tail(snapshot, command.session_id) if run.attempt_id is not None else None
+        shown = await _leg_events(db, command.session_id, run)
+        parts = OpenParts.of(event for batch in [*shown, *([tail] if tail else [])] for _, event in batch.events())
+        transcript = await _transcript(db, command.session_id) if run.leg_started else ()
+        return replace(facts, takeover=Takeover(tail, parts, transcript))
+
+    async def _fenced_tail(self, snapshot: StateSnapshot, session_id: UUID) -> EventBatch | None:
+        """Shut the old epoch out of Redis, and take what it wrote there behind the committed log."""
+        try:
+            tail = await self._tail.fence(session_id, snapshot.epoch + 1)
+        except (RedisError, OSError) as error:
+            logger.warning("Redis is away, no tail is adopted: %s", error, extra={"action": "tail_not_adopted"})
+            return None
+        if tail is None or tail.epoch != snapshot.log_epoch or tail.first_seq > snapshot.log_seq + 1:
+            return None
+        rest = tail.after(snapshot.log_seq)
+        return rest if rest.lines else None
+
+
+def _takes_epoch(facts: Facts, run: ActiveRun, command: c.Command) -> bool:
+    """Whether the decision may take the epoch from an attempt, or close what one has shown."""
+    if isinstance(command, c.StartRun):
+        return facts.attempt is None and command.run_id == run.run_id and run.leg_started and not facts.attempt_alive
+    if isinstance(command, c.AcceptRun | c.CancelRun):
+        return run.attempt_id is None and run.leg_started
+    if isinstance(command, c.ReapAttempt):
+        return run.status is RunStatus.CANCELLING and not facts.attempt_alive
+    if isinstance(command, c.EnforceDeadline):
+        due = [at for at in (run.deadline, run.cancel_by) if at is not None and at <= facts.now]
+        return command.run_id == run.run_id and bool(due)
+    return isinstance(command, c.FailRun)
+
+
+async def _known_run(db: AsyncConnection, user_id: str, client_run_id: str) -> KnownRun | None:
+    """The run that has, or one of whose legs had, this runId."""
+    rows = (
+        await db.execute(_KNOWN_RUN, {"id": run_uuid(user_id, client_run_id), "u": user_id, "c": client_run_id})
+    ).all()
+    if not rows:
+        return None
+    first = rows[0]
+    return KnownRun(
+        run_id=first.id,
+        client_run_id=first.client_run_id,
+        session_id=first.session_id,
+        status=RunStatus(first.status),
+        leg=first.leg,
+        digests={(row.leg_run_id, row.digest): row.of_leg for row in rows},
+    )
+
+
+_KNOWN_RUN = text(
+    """SELECT r.id, r.client_run_id, r.session_id, r.status, r.leg,
+              l.client_run_id AS leg_run_id, l.digest, l.leg AS of_leg
+       FROM runs r JOIN run_legs l ON l.run_id = r.id
+       WHERE r.id = :id
+          OR r.id = (SELECT run_id FROM run_legs WHERE user_id = :u AND client_run_id = :c ORDER BY created_at LIMIT 1)
+       ORDER BY (r.id = :id) DESC, l.leg"""
+)
+
+
+async def _known_attempt(db: AsyncConnection, command: c.StartRun) -> KnownAttempt | None:
+    row = (await db.execute(_KNOWN_ATTEMPT, {"a": command.attempt_id})).one_or_none()
+    if row is None:
+        return None
+    opening = EventBatch(epoch=row.epoch, first_seq=1, lines=tuple((row.lines or "").split("\n")))
+    return KnownAttempt(attempt_id=command.attempt_id, epoch=row.epoch, number=row.number, opening=opening)
+
+
+_KNOWN_ATTEMPT = text(
+    """SELECT a.epoch, s.lines,
+              (SELECT count(*) FROM run_attempts b WHERE b.run_id = a.run_id AND b.epoch <= a.epoch) AS number
+       FROM run_attempts a
+       LEFT JOIN event_segments s ON s.session_id = a.session_id AND s.epoch = a.epoch AND s.first_seq = 1
+       WHERE a.attempt_id = :a"""
+)
+
+
+async def _count_attempts(db: AsyncConnection, run_id: UUID) -> int:
+    return (await db.execute(text("SELECT count(*) FROM run_attempts WHERE run_id = :r"), {"r": run_id})).scalar_one()
+
+
+async def _run_input(db: AsyncConnection, run_id: UUID) -> RunInput | None:
+    stored = (await db.execute(text("SELECT input FROM runs WHERE id = :r"), {"r": run_id})).scalar_one_or_none()
+    return RunInput.model_validate(stored) if stored is not None else None
+
+
+async def _is_alive(db: AsyncConnection, attempt_id: UUID, silent_after: float) -> bool:
+    """Whether the attempt's process beats and lists it; a fresh attempt need not be listed yet."""
+    listed = orjson.dumps([str(attempt_id)]).decode()
+    return bool((await db.execute(_ALIVE, {"a": attempt_id, "listed": listed, "s": silent_after})).scalar_one())
+
+
+_ALIVE = text(
+    """SELECT EXISTS (
+           SELECT 1 FROM run_attempts a JOIN processes p ON p.id = a.process
+           WHERE a.attempt_id = :a
+             AND p.beat_at > now() - make_interval(secs => :s)
+             AND (p.attempts @> CAST(:listed AS jsonb) OR a.started_at > now() - make_interval(secs => :s)))"""
+)
+
+
+async def _leg_events(db: AsyncConnection, session_id: UUID, run: ActiveRun) -> list[EventBatch]:
+    if not run.leg_started:
+        return []
+    rows = await db.execute(_LEG_EVENTS, {"s": session_id, "r": run.run_id, "l": run.leg})
+    return [_segment(row) for row in rows]
+
+
+def _segment(row: Row[Any]) -> EventBatch:
+    return EventBatch(epoch=row.epoch, first_seq=row.first_seq, lines=tuple(row.lines.split("\n")))
+
+
+_LEG_EVENTS = text(
+    """SELECT epoch, first_seq, lines FROM event_segments
+       WHERE session_id = :s AND run_id = :r AND leg = :l ORDER BY epoch, first_seq"""
+)
+
+
+async def _transcript(db: AsyncConnection, session_id: UUID) -> tuple[NewMessage, ...]:
+    rows = await db.execute(_TRANSCRIPT, {"s": session_id})
+    return tuple(
+        NewMessage(
+            message_id=row.message_id,
+            role=row.role,
+            content=row.content,
+            tool_calls=tuple(row.tool_calls or ()),
+            tool_call_id=row.tool_call_id,
+            name=row.name,
+        )
+        for row in rows
+    )
+
+
+_TRANSCRIPT = text(
+    """SELECT message_id, role, content, tool_calls, tool_call_id, name FROM messages
+       WHERE session_id = :s AND NOT withdrawn ORDER BY seq"""
+)
+
+
+async def _known_messages(db: AsyncConnection, command: c.Command, facts: Facts) -> frozenset[str]:
+    ids = list(_named_messages(command, facts))
+    if not ids:
+        return frozenset()
+    found = await db.execute(_KNOWN_MESSAGES, {"s": command.session_id, "ids": ids})
+    return frozenset(row.message_id for row in found)
+
+
+def _named_messages(command: c.Command, facts: Facts) -> Iterable[str]:
+    yield from facts.takeover.open.texts
+    for given in (facts.next_input, command.input if isinstance(command, c.AcceptRun) else None):
+        yield from (message.message_id for message in given.messages) if given else ()
+
+
+_KNOWN_MESSAGES = text("SELECT message_id FROM messages WHERE session_id = :s AND message_id = ANY(:ids)")

@@ -1,0 +1,98 @@
+"""The one place that decides what becomes of a message: by the type of what came of it, and of nothing else.
+
+came of it                    message             caller
+an answer                     acknowledged        gets it
+Refused                       acknowledged        gets the error
+cannot be read                dead letter         gets the error
+Unavailable                   held, tried again   waits
+FencedOut                     left to the broker  the new owner answers
+any other exception (a bug)   dead letter         gets INTERNAL; the session's active run ends ACTOR_FAILED
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from callboard_runtime.domain.commands import Command, Reply, encode_reply, refusal
+from callboard_runtime.errors import CallboardError, FencedOut, Refused, Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+class Delivery(Protocol):
+    """A message on loan from the broker; each of these may be called once, and fails harmlessly on a closed channel."""
+
+    @property
+    def redelivered(self) -> bool: ...
+    async def ack(self) -> None: ...
+    async def reject(self) -> None: ...
+    async def retry(self) -> None: ...
+
+
+class Replier(Protocol):
+    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A command as it arrived."""
+
+    body: bytes
+    reply_to: str | None
+    correlation_id: str | None
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable(Exception):
+    """The message is no command; `error` says why."""
+
+    error: CallboardError
+
+
+class Fate(Enum):
+    ACKNOWLEDGE = "acknowledge"
+    DEAD_LETTER = "dead_letter"
+    HOLD = "hold"
+    LEAVE = "leave"
+
+
+def fate_of(outcome: Reply | BaseException) -> Fate:
+    if isinstance(outcome, Reply | Refused):
+        return Fate.ACKNOWLEDGE
+    if isinstance(outcome, Unavailable):
+        return Fate.HOLD
+    if isinstance(outcome, FencedOut):
+        return Fate.LEAVE
+    return Fate.DEAD_LETTER
+
+
+def reply_of(outcome: Reply | BaseException) -> Reply:
+    if isinstance(outcome, Reply):
+        return outcome
+    error = outcome.error if isinstance(outcome, Unreadable) else outcome
+    return refusal(error if isinstance(error, Refused) else CallboardError("The command failed; it was set aside."))
+
+
+async def settle(envelope: Envelope, outcome: Reply | BaseException, replier: Replier, command: Command | None) -> None:
+    """Answer the caller and give the message back; HOLD and LEAVE do neither."""
+    fate = fate_of(outcome)
+    if fate in (Fate.HOLD, Fate.LEAVE):
+        return
+    if envelope.reply_to and envelope.correlation_id:
+        await replier.reply(envelope.reply_to, envelope.correlation_id, encode_reply(reply_of(outcome)))
+    if fate is Fate.ACKNOWLEDGE:
+        await envelope.delivery.ack()
+        return
+    _log_dead_letter(outcome, command)
+    await envelope.delivery.reject()
+
+
+def _log_dead_letter(outcome: Reply | BaseException, command: Command | None) -> None:
+    known = {"command": command.type, "session": str(command.session_id)} if command else {}
+    reason = outcome.error.message if isinstance(outcome, Unreadable) else repr(outcome)
+    trace = outcome if isinstance(outcome, BaseException) and not isinstance(outcome, Unreadable) else None
+    logger.error("dead letter: %s", reason, exc_info=trace, extra={"action": "command_dead_lettered", **known})
