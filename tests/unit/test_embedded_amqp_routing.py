@@ -92,6 +92,7 @@ def test_single_active_consumer_is_the_oldest_even_without_room() -> None:
         ({"x-max-length": "5"}, "x-max-length"),
         ({"x-max-length": True}, "x-max-length"),
         ({"x-expires": 0}, "x-expires"),
+        ({"x-message-ttl": 2**40}, "x-message-ttl"),
         ({"x-overflow": "explode"}, "x-overflow"),
         ({"x-queue-type": "stream"}, "x-queue-type"),
         ({"x-single-active-consumer": 1}, "x-single-active-consumer"),

@@ -9,7 +9,9 @@ import aio_pika
 import pytest
 from aio_pika import Message
 from aiormq.exceptions import ChannelPreconditionFailed, DeliveryError
-from pamqp import base, commands, frame, header
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pamqp import base, body, commands, frame, header
 
 from callboard_runtime.embedded.amqp import EmbeddedBroker, Limits
 
@@ -217,10 +219,10 @@ async def test_consumer_that_does_not_read_leaves_the_queue_to_drop_its_head() -
         stalled.writer.transport.pause_reading()  # pyright: ignore[reportAttributeAccessIssue] - a socket's transport
 
         channel = await connection.channel()
-        body = bytes(64 * 1024)
+        content = bytes(64 * 1024)
         for number in range(600):
-            await channel.default_exchange.publish(Message(body, message_id=str(number)), "fan")
-        assert broker.gauge.held <= 11 * (len(body) + 200)
+            await channel.default_exchange.publish(Message(content, message_id=str(number)), "fan")
+        assert broker.gauge.held <= 11 * (len(content) + 200)
         state = await channel.declare_queue("fan", passive=True)
         assert state.declaration_result.message_count == 10
 
@@ -287,6 +289,75 @@ async def test_stop_tells_clients_and_forgets_everything() -> None:
     await broker.stop()
 
 
+async def test_robust_clients_come_back_after_a_restart(broker: EmbeddedBroker) -> None:
+    port = broker.port
+    async with await aio_pika.connect_robust(f"{broker.url}?reconnect_interval=0.05") as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue("commands", durable=True)
+        arrived = asyncio.Event()
+
+        async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            await message.ack()
+            arrived.set()
+
+        await queue.consume(take)
+        connection.reconnect_callbacks.add(lambda *_: came_back.set())
+        came_back = asyncio.Event()
+        await broker.stop()
+        await broker.start(port=port)
+        async with asyncio.timeout(PATIENCE):
+            await came_back.wait()
+            await channel.default_exchange.publish(Message(b"after"), "commands")
+            await arrived.wait()
+
+
+_FRAMES = [
+    frame.marshal(value, 1)
+    for value in (
+        commands.Queue.Declare(queue="q", arguments={"x-max-length": 5, "x-queue-type": "classic"}),
+        commands.Exchange.Declare(exchange="e", exchange_type="topic", arguments={"alternate-exchange": "amq.fanout"}),
+        commands.Queue.Bind(queue="q", exchange="e", routing_key="a.#", arguments={"x-match": "any"}),
+        commands.Basic.Consume(queue="q", consumer_tag="t", arguments={"x-priority": 3}),
+        commands.Basic.Publish(exchange="e", routing_key="a.b", mandatory=True),
+        header.ContentHeader(body_size=2, properties=commands.Basic.Properties(headers={"a": 1}, expiration="5")),
+        body.ContentBody(b"ab"),
+        commands.Basic.Get(queue="q"),
+        commands.Basic.Ack(1, multiple=True),
+        commands.Basic.Nack(1),
+        commands.Basic.Qos(prefetch_count=2, global_=True),
+        commands.Confirm.Select(),
+    )
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.lists(st.sampled_from(_FRAMES), max_size=6),
+    damaged=st.sampled_from(_FRAMES),
+    at=st.integers(0, 200),
+    value=st.integers(0, 255),
+)
+async def test_a_damaged_frame_is_never_the_brokers_own_error(
+    before: list[bytes], damaged: bytes, at: int, value: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One octet of one frame is wrong: the peer may be told off, the broker must not stumble, nor stop for others."""
+    caplog.clear()
+    broken = bytearray(damaged)
+    broken[7 + at % (len(damaged) - 8)] = value
+    async with EmbeddedBroker() as broker:
+        client = await RawClient.log_in(broker)
+        client.writer.write(b"".join(before) + bytes(broken))
+        client.send(commands.Connection.Close(200, "", 0, 0), 0)
+        async with asyncio.timeout(PATIENCE):
+            await client.reader.read()
+        client.writer.close()
+        other = await RawClient.log_in(broker)
+        other.send(commands.Queue.Declare(queue="alive"))
+        await other.expect(commands.Queue.DeclareOk)
+        other.writer.close()
+    assert "amqp_internal_error" not in [getattr(record, "action", "") for record in caplog.records]
+
+
 async def test_start_twice_is_an_error(broker: EmbeddedBroker) -> None:
     with pytest.raises(RuntimeError, match="already running"):
         await broker.start()
@@ -296,9 +367,9 @@ async def test_credentials_are_not_shown(broker: EmbeddedBroker) -> None:
     assert broker.credentials.password not in repr(broker.credentials)
 
 
-async def _accepted(channel: aio_pika.abc.AbstractChannel, body: bytes) -> bool:
+async def _accepted(channel: aio_pika.abc.AbstractChannel, content: bytes) -> bool:
     try:
-        await channel.default_exchange.publish(Message(body), "q")
+        await channel.default_exchange.publish(Message(content), "q")
     except DeliveryError:
         return False
     return True

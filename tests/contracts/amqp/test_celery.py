@@ -71,7 +71,8 @@ async def worker(broker_url: str) -> AsyncIterator[Worker]:
         yield worker
     finally:
         await _end(process)
-        await asyncio.to_thread(app.close)
+        await asyncio.to_thread(app.pool.force_close_all)
+        app.close()
 
 
 async def test_task_published_by_aio_pika_is_executed(worker: Worker, channel: AbstractChannel, done: Inbox) -> None:

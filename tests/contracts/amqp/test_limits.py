@@ -3,6 +3,8 @@
 import pytest
 from aio_pika import ExchangeType, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aiormq.exceptions import ChannelPreconditionFailed
+from pamqp import commands
 
 from contracts.amqp.conftest import Connect
 from contracts.amqp.support import QUORUM, inbox_of, numbers, publish_numbers, ready_count, until
@@ -88,6 +90,15 @@ async def test_a_message_brings_its_own_expiration(channel: AbstractChannel, gra
     buried = await (await inbox_of(graveyard)).one()
     assert buried.expiration is None
     assert _death(buried)["original-expiration"] == "50"
+
+
+@pytest.mark.parametrize("expiration", ["soon", "-1", "9" * 40])
+async def test_nonsense_expiration_is_406(channel: AbstractChannel, expiration: str) -> None:
+    underlay = await channel.get_underlay_channel()
+    with pytest.raises(ChannelPreconditionFailed):
+        await underlay.basic_publish(
+            b"", routing_key="q", properties=commands.Basic.Properties(expiration=expiration), wait=True
+        )
 
 
 async def test_retry_cycle_counts_its_rounds(channel: AbstractChannel) -> None:

@@ -7,6 +7,9 @@ from pamqp import common
 from callboard_runtime.embedded.amqp import properties, wire
 from callboard_runtime.embedded.amqp.properties import Field
 
+MAX_TTL_MS = 2**32 - 1  # as in RabbitMQ: 49 days
+_MAX_DIGITS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -34,8 +37,8 @@ class Message:
         value = properties.text(self.properties, Field.EXPIRATION)
         if value is None:
             return None
-        if not value.isdecimal():
-            raise ValueError(f"expiration must be a whole number of milliseconds, got {value!r}")
+        if not value.isdecimal() or len(value) > _MAX_DIGITS or int(value) > MAX_TTL_MS:
+            raise ValueError(f"expiration must be a whole number of milliseconds up to {MAX_TTL_MS}, got {value!r}")
         return int(value)
 
     def with_properties(self, raw: bytes) -> "Message":

@@ -7,6 +7,7 @@ from typing import Literal, cast
 from pamqp import common
 
 from callboard_runtime.embedded.amqp.errors import ChannelFault
+from callboard_runtime.embedded.amqp.message import MAX_TTL_MS
 
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 QueueKind = Literal["classic", "quorum"]
@@ -73,8 +74,8 @@ def parse_options(
         overflow=cast(
             "Overflow", _choice(arguments, "x-overflow", ("drop-head", "reject-publish", "reject-publish-dlx"))
         ),
-        message_ttl_ms=_number(arguments, "x-message-ttl"),
-        expires_ms=_number(arguments, "x-expires", least=1),
+        message_ttl_ms=_number(arguments, "x-message-ttl", most=MAX_TTL_MS),
+        expires_ms=_number(arguments, "x-expires", least=1, most=MAX_TTL_MS),
     )
     _check_kind(options)
     return options
@@ -91,12 +92,12 @@ def _check_kind(options: QueueOptions) -> None:
         raise ChannelFault(406, "a quorum queue can be neither exclusive nor auto-delete")
 
 
-def _number(arguments: Mapping[str, common.FieldValue], name: str, least: int = 0) -> int | None:
+def _number(arguments: Mapping[str, common.FieldValue], name: str, least: int = 0, most: int = 2**63 - 1) -> int | None:
     value = arguments.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ChannelFault(406, f"invalid arg '{name}': expected an integer >= {least}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ChannelFault(406, f"invalid arg '{name}': expected an integer from {least} to {most}, got {value!r}")
     return value
 
 
