@@ -1,12 +1,9 @@
 """Fixtures for everybody: a database, a Redis and a virtual host per test, and servers to break on purpose."""
 
-import asyncio
-import inspect
 import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 import pytest
@@ -32,24 +29,8 @@ _BEHIND = {
 _SERVICES = pytest.StashKey[Services]()
 
 
-def _migrate(url: str) -> None:
-    try:
-        from callboard_runtime.persistence import migrate
-    except ImportError:
-        return
-
-    done = migrate.upgrade(url)
-    if inspect.isawaitable(done):
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, _wait_for(done)).result()
-
-
-async def _wait_for(something: Awaitable[object]) -> None:
-    await something
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_SERVICES] = Services(_migrate)
+    config.stash[_SERVICES] = Services()
     capture = config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         with capture.global_and_fixture_disabled():

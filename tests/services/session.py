@@ -50,9 +50,7 @@ class Services:
     Shared servers trade durability for speed; the private ones are for tests that kill, freeze and restart.
     """
 
-    def __init__(self, migrate: Callable[[str], None]) -> None:
-        """`migrate` brings the database at a URL to the newest schema."""
-        self._migrate = migrate
+    def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(6, thread_name_prefix="service-start")
         self._futures: dict[str, Future[Any]] = {}
         self._servers: list[ServiceProcess | DockerRabbit] = []
@@ -116,12 +114,14 @@ class Services:
         return server
 
     def _start_template(self) -> Template:
+        from callboard_runtime.persistence import migrate  # here, so that unit tests do not wait for SQLAlchemy
+
         if url := os.environ.get(DATABASE):
             databases = Databases(url)
         else:
             databases = Databases(self._started(PostgresServer(self.folder / "postgres", durable=False)).url)
         template = databases.create()
-        self._migrate(template)
+        migrate.upgrade(template)
         return Template(databases, template)
 
     def _start_redis(self) -> RedisDatabases:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import redis.asyncio as redis_client
 
+from callboard_runtime.persistence import migrate
 from services import PostgresServer, RabbitServer, RedisServer, TcpProxy
 from services.process import wait_until
 
@@ -36,6 +37,10 @@ async def _query(url: str, statement: str) -> object:
 async def test_each_test_has_a_database_of_its_own(postgres_url: str, turn: int) -> None:
     await _query(postgres_url, "CREATE TABLE only_here (n int)")
     assert await _query(postgres_url, "SELECT count(*) FROM only_here") == 0, turn
+
+
+async def test_the_database_has_the_newest_schema(postgres_url: str) -> None:
+    assert await migrate.current_revision(postgres_url) == migrate.head()
 
 
 @pytest.mark.parametrize("turn", [1, 2])

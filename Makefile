@@ -1,0 +1,19 @@
+# Every target does what the script of its name does; ARGS is passed on, e.g. `make test ARGS="-k actor"`.
+ARGS ?=
+.PHONY: help run test lint chaos bench lock setup clean
+
+help:
+	@echo "make run     Callboard in this terminal, with its own PostgreSQL, Valkey and broker"
+	@echo "make test    the whole test suite, on real services"
+	@echo "make lint    style, types, direction of imports"
+	@echo "make chaos   the fault tests alone, many rounds (ROUNDS=20)"
+	@echo "make bench   the benchmarks"
+	@echo "make lock    resolve the dependencies anew"
+	@echo "make setup   only create .venv"
+	@echo "make clean   remove .venv and everything else that was built"
+
+run test lint bench lock setup clean:
+	@scripts/$@ $(ARGS)
+
+chaos:
+	@CALLBOARD_TEST_CHAOS_ROUNDS=$${ROUNDS:-20} scripts/test tests/faults $(ARGS)
