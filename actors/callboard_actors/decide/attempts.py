@@ -140,6 +140,7 @@ def release_run(turn: Turn, command: ReleaseRun) -> None:
         _close(turn, e.RunEnded(run.run_id, RunStatus.CANCELLED))
         return
     assert run.attempt_id is not None
+    lose_open_steps(turn)
     turn.say(e.AttemptEnded(run.attempt_id, "released"))
     turn.say(e.RunDispatched(run.run_id, run.leg))
 
