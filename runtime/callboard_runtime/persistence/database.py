@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -99,7 +100,7 @@ def dump_json(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal | UUID):  # asyncpg's UUID is a subclass, which orjson does not take for one
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
