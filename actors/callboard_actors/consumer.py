@@ -1,0 +1,222 @@
+"""One partition queue: its FastStream subscriber, the channel it has to itself, and the acknowledgements on it.
+
+In: deliveries of `callboard.session.<p>.v1`. Out: envelopes to the partition's owner, in delivery order.
+A partition is handed over by closing its channel, never by `basic.cancel`: a cancelled consumer keeps its
+unacknowledged messages while the next one already gets later ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import aiormq
+from aio_pika import IncomingMessage
+from aio_pika.abc import AbstractRobustQueue
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from faststream import AckPolicy
+from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitBroker, RabbitExchange, RabbitQueue
+
+from callboard_actors.settle import Envelope
+from callboard_actors.ownership import PartitionOwner
+from callboard_runtime.broker import topology
+from callboard_runtime.broker.connection import gone_when_broken
+from callboard_runtime.settings import ActorSettings
+
+if TYPE_CHECKING:
+    from aiormq.abc import AbstractChannel
+    from faststream.rabbit.message import RabbitMessage
+
+logger = logging.getLogger(__name__)
+
+SESSIONS = RabbitExchange(topology.SESSION_EXCHANGE, type=ExchangeType.DIRECT, durable=True)
+CLOSE_TIMEOUT = 10.0  # seconds for the broker to confirm that a channel is closed
+
+
+class Acknowledger:
+    """Acknowledges on one channel: what was settled in one turn of the event loop travels as few frames as possible.
+
+    An acknowledgement that cannot be sent is dropped: its channel is gone, and the broker delivers the message again.
+    """
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        self._open: dict[int, bool] = {}  # delivery tag -> settled; in delivery order
+        self._flush: asyncio.Task[None] | None = None
+
+    def delivered(self, tag: int) -> None:
+        self._open[tag] = False
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge at the end of this turn of the event loop."""
+        if tag in self._open:
+            self._open[tag] = True
+            self._flush = self._flush or asyncio.create_task(self._send())
+
+    async def reject(self, tag: int, *, requeue: bool) -> None:
+        """Give one message back, or to the dead-letter queue."""
+        if self._open.pop(tag, None) is not None:
+            await self._quietly(self.channel.basic_nack(tag, requeue=requeue, wait=False))
+
+    async def flushed(self) -> None:
+        """Wait until what was acknowledged so far is on its way."""
+        if self._flush is not None:
+            await asyncio.wait([self._flush])
+
+    async def _send(self) -> None:
+        self._flush = None
+        together, alone = self._settled()
+        if together is not None:
+            await self._quietly(self.channel.basic_ack(together, multiple=True, wait=False))
+        for tag in alone:
+            await self._quietly(self.channel.basic_ack(tag, wait=False))
+
+    def _settled(self) -> tuple[int | None, list[int]]:
+        """The last of the settled tags before the first open one, and the settled ones behind that."""
+        together = None
+        while self._open and (first := next(iter(self._open))) and self._open[first]:
+            del self._open[first]
+            together = first
+        alone = [tag for tag, settled in self._open.items() if settled]
+        for tag in alone:
+            del self._open[tag]
+        return together, alone
+
+    async def _quietly(self, sending: Any) -> None:
+        try:
+            await sending
+        except CONNECTION_EXCEPTIONS as error:
+            logger.debug("not acknowledged, it will come again: %s", error)
+
+
+class AmqpDelivery:
+    """The broker's side of one envelope."""
+
+    __slots__ = ("_acks", "_tag", "redelivered")
+
+    def __init__(self, acks: Acknowledger, message: IncomingMessage) -> None:
+        self._acks, self._tag = acks, message.delivery_tag or 0
+        self.redelivered = bool(message.redelivered)
+        acks.delivered(self._tag)
+
+    async def ack(self) -> None:
+        """The command took effect, or was refused, and both are committed."""
+        self._acks.ack(self._tag)
+
+    async def reject(self) -> None:
+        """Set the message aside in the dead-letter queue."""
+        await self._acks.reject(self._tag, requeue=False)
+
+    async def retry(self) -> None:
+        """Have it delivered again; counts against the queue's delivery limit."""
+        await self._acks.reject(self._tag, requeue=True)
+
+
+class PartitionConsumer:
+    """Consumes one partition, as its active consumer or as a standby behind others."""
+
+    def __init__(self, broker: RabbitBroker, partition: int, settings: ActorSettings, owner: PartitionOwner) -> None:
+        self.partition, self.owner = partition, owner
+        self.joined = False
+        self._broker = broker
+        self._queue = partition_queue(partition, settings)
+        self._subscriber = broker.subscriber(
+            self._queue,
+            SESSIONS,
+            channel=Channel(prefetch_count=settings.prefetch, publisher_confirms=False),
+            ack_policy=AckPolicy.MANUAL,
+            decoder=_undecoded,
+            no_reply=True,
+            title=f"session commands, partition {partition}",
+            description="Commands of the sessions of one partition, in order; one process consumes at a time.",
+        )
+        self._subscriber(self._handler())
+        self._consumed: AbstractRobustQueue | None = None
+        self._acks: Acknowledger | None = None
+        self._moving = asyncio.Lock()
+
+    async def join(self) -> None:
+        """Consume: as the active one if nobody else does, else behind those who already wait.
+
+        Does nothing when joined already. This and the next two raise ConnectionGone while the broker is away.
+        """
+        async with self._moving, gone_when_broken():
+            if not self.joined:
+                await self._open()
+
+    async def leave(self) -> None:
+        """Finish the commit in flight, then close the channel: the next in line gets what was not acknowledged."""
+        async with self._moving, gone_when_broken():
+            await self._shut()
+
+    async def rejoin(self) -> None:
+        """Go to the end of the line: `leave`, then `join`."""
+        async with self._moving, gone_when_broken():
+            await self._shut()
+            await self._open()
+
+    async def consuming(self) -> bool:
+        """Whether the channel is open and the broker knows our consumer, as far as this side can tell."""
+        if self._consumed is None or self._consumed.channel.is_closed:
+            return False
+        channel = await self._consumed.channel.get_underlay_channel()
+        return isinstance(channel, aiormq.Channel) and bool(channel.consumers)
+
+    async def _open(self) -> None:
+        # Set before anything arrives. It stays set when this fails: aio-pika may reopen the channel behind our back.
+        self.joined = True
+        if self._consumed is None:
+            # FastStream drops what arrives before it says that it runs, and says so only after it consumes.
+            self._subscriber.running = True
+            await self._subscriber.start()
+            self._consumed = await self._broker.declare_queue(self._queue)
+            self._consumed.channel.close_callbacks.add(self._on_channel_closed)
+        elif self._consumed.channel.is_closed:
+            await self._consumed.channel.reopen()
+
+    async def _shut(self) -> None:
+        self.joined = False
+        await self.owner.close()
+        if self._acks is not None:
+            await self._acks.flushed()
+            self._acks = None
+        if self._consumed is not None and not self._consumed.channel.is_closed:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._consumed.channel.close()
+
+    async def _on_channel_closed(self, *_: object) -> None:
+        # Also when the connection broke: aio-pika then reopens the channel by itself, and deliveries name a new one.
+        self.owner.drop()
+
+    def _handler(self) -> Callable[[bytes], Any]:
+        async def on_command(body: bytes) -> None:
+            message = cast("RabbitMessage", self._broker.context.get_local("message"))
+            self._deliver(message.raw_message)
+
+        return on_command
+
+    def _deliver(self, message: IncomingMessage) -> None:
+        channel = message.channel
+        if not self.joined or channel.is_closed:
+            return  # on its way while the channel was being closed: it will be delivered again
+        if self._acks is None or self._acks.channel is not channel:
+            self._acks = Acknowledger(channel)
+        delivery = AmqpDelivery(self._acks, message)
+        self.owner.deliver(Envelope(message.body, message.reply_to, message.correlation_id, delivery), channel)
+
+
+def partition_queue(partition: int, settings: ActorSettings) -> RabbitQueue:
+    """The queue of one partition, as every process declares it."""
+    return RabbitQueue(
+        topology.partition_queue(partition),
+        queue_type=QueueType.QUORUM,
+        durable=True,
+        routing_key=str(partition),
+        arguments=cast(Any, topology.partition_arguments(settings.delivery_limit, settings.max_mailbox)),
+    )
+
+
+async def _undecoded(message: RabbitMessage) -> bytes:
+    return message.body
