@@ -1,0 +1,73 @@
+"""The front's one wiring module: routes, middlewares, and what they share, made at start and closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import AsyncGenerator
+
+from aiohttp import web
+
+from callboard_http.auth import Authenticator
+from callboard_http.cors import name_origin, preflight
+from callboard_http.deps import DEPS, SERVICES, Deps, Services
+from callboard_http.event_log import EventLog
+from callboard_http.hub import EventHub
+from callboard_http.limits import Limits
+from callboard_http.open_streams import OpenStreams
+from callboard_http.positions import Positions
+from callboard_http.problems import problems
+from callboard_http.reader import Sources
+from callboard_http.records import Records
+from callboard_http.routes import ROUTES
+from callboard_http.tickets import Tickets
+from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.persistence.database import create_engine
+from callboard_runtime.persistence.heartbeats import Heartbeat
+from callboard_runtime.settings import Settings
+from callboard_runtime.stream.tail import TailStore, connect_redis
+
+BROKER_WAIT = 5.0  # seconds; a front without its broker starts all the same, and answers 503
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The front as an aiohttp application; connects when it starts. Raises SettingsError for what cannot work."""
+    settings.required_amqp_url()
+    app = web.Application(client_max_size=settings.http.max_body_bytes, middlewares=[problems, preflight])
+    app[DEPS] = Deps(settings, Authenticator(settings), Tickets(settings), OpenStreams(settings.http))
+    app.add_routes(ROUTES)
+    app.cleanup_ctx.append(_services)
+    app.on_response_prepare.append(name_origin)
+    app.on_shutdown.append(_drain)
+    return app
+
+
+async def _services(app: web.Application) -> AsyncGenerator[None]:
+    """Connect; a service that is away now is connected to when it is back."""
+    settings = app[DEPS].settings
+    name = f"http-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    engine = create_engine(settings, name="callboard-http")
+    redis = connect_redis(settings.required_redis_url()) if settings.redis_url else None
+    records, log = Records(engine), EventLog(engine)
+    hub = EventHub(settings.required_amqp_url(), name)
+    commands, _ = await asyncio.gather(
+        CommandClient.connect(settings.required_amqp_url(), name, wait=BROKER_WAIT), hub.start(BROKER_WAIT)
+    )
+    tail = TailStore(redis, settings.redis_prefix) if redis else None
+    limits = Limits(settings.http, records, redis, settings.redis_prefix)
+    heartbeat = Heartbeat(settings.required_database_url(), name, "http", interval=settings.worker.heartbeat)
+    heartbeat.start()
+    app[SERVICES] = Services(engine, records, commands, Sources(log, Positions(log), tail, hub), limits)
+    yield
+    await asyncio.to_thread(heartbeat.stop)
+    await hub.close()
+    await commands.close()
+    if redis is not None:
+        await redis.aclose()
+    await engine.dispose()
+
+
+async def _drain(app: web.Application) -> None:
+    await app[DEPS].streams.drain()

@@ -1,0 +1,68 @@
+"""The streams that are open in this process: how many at most, and how they end when it does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Generator, Iterable
+
+from callboard_http.reader import LegReader
+from callboard_runtime.errors import LimitExceeded, Unavailable
+from callboard_runtime.settings import HttpSettings
+
+RETRY_USER = 5  # seconds a user with too many streams is told to wait
+LAST_WORD = 1.0  # seconds for streams to say `retry:` after the drain is over
+
+
+class OpenStreams:
+    """Counts streams per process and user, and knows their readers."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._settings = settings
+        self._users: Counter[str] = Counter()
+        self._readers: dict[LegReader, bool] = {}  # reader -> whether its client comes back with a cursor
+        self._none = asyncio.Event()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    @contextlib.contextmanager
+    def holding(self, reader: LegReader, user_id: str, *, resumable: bool) -> Generator[None]:
+        """Count the reader while it is followed; raises Unavailable or LimitExceeded before anything is sent."""
+        self._check(user_id)
+        self._readers[reader] = resumable
+        self._users[user_id] += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            del self._readers[reader]
+            self._users -= Counter((user_id,))
+            if not self._readers:
+                self._none.set()
+
+    async def drain(self) -> None:
+        """Send readers with a cursor to another front at once; let the others reach their end, for a while."""
+        self.draining = True
+        self._stop(reader for reader, resumable in self._readers.items() if resumable)
+        await self._until_none(self._settings.drain)
+        self._stop(self._readers)
+        await self._until_none(LAST_WORD)
+
+    def _check(self, user_id: str) -> None:
+        if self.draining or len(self._readers) >= self._settings.max_streams:
+            raise Unavailable("this front takes no more streams", retry_after=1)
+        if self._users[user_id] >= self._settings.max_streams_per_user:
+            limit = self._settings.max_streams_per_user
+            raise LimitExceeded(f"at most {limit} event streams may be open at once", retry_after=RETRY_USER)
+
+    def _stop(self, readers: Iterable[LegReader]) -> None:
+        for reader in list(readers):
+            reader.stop()
+
+    async def _until_none(self, seconds: float) -> None:
+        if self._readers:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none.wait(), seconds)

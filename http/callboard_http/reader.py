@@ -1,0 +1,233 @@
+"""One reader of one leg.
+
+In:  the committed log, then the tail in Redis, then live chunks.
+Out: chunks in the order of the log, none twice, none missing, the last one closing; None whenever nothing came for a
+     heartbeat. What an attempt showed and nobody committed is withdrawn by closings without ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from callboard_http.chunk import Chunk
+from callboard_http.event_log import EventLog, LegKey, LegPage
+from callboard_http.hub import EventHub, Subscription
+from callboard_http.positions import Positions
+from callboard_http.withdrawal import Shown, closings, without_leading_closings
+from callboard_runtime.agui.run_events import run_error, run_finished, run_started
+from callboard_runtime.domain.event_batch import ORIGIN, EventId
+from callboard_runtime.domain.state_snapshot import RunStatus
+from callboard_runtime.errors import Unavailable
+from callboard_runtime.stream.tail import TailStore
+
+logger = logging.getLogger(__name__)
+
+FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0  # seconds between two looks at the log while something is known to be missing
+DEAF_LOOK = 1.0  # seconds between two looks while nothing can arrive live
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where readers read; without a tail, events arrive live and with the commits."""
+
+    log: EventLog
+    positions: Positions
+    tail: TailStore | None
+    hub: EventHub
+
+
+class LegReader:
+    """Follows a leg from `after` to its closing event; `0-0` follows it from its start.
+
+    `heartbeat` is in seconds. Holds at most `buffer` bytes of live chunks, and one page of the log.
+    """
+
+    def __init__(self, sources: Sources, key: LegKey, *, after: EventId, heartbeat: float, buffer: int) -> None:
+        self.position = after
+        self._sources, self._key = sources, key
+        self._heartbeat, self._buffer = heartbeat, buffer
+        self._live = Subscription(key, buffer)
+        self._ready: deque[Chunk] = deque()
+        self._shown = Shown()
+        self._begun = self._ended = self._stopped = self._blind = False
+        self._misses = 0  # looks in a row that found nothing of what is known to be missing
+        self._next_look = 0.0
+
+    async def chunks(self) -> AsyncGenerator[Chunk | None]:
+        """Every chunk of the leg; ends after its closing event, or after `stop`. Never raises for an outage."""
+        self._live.poke()
+        try:
+            await self._sources.hub.add(self._live)
+            while not (self._ended or self._stopped):
+                if self._ready:
+                    yield self._send(self._ready.popleft())
+                elif self._live.look:
+                    await self._look()
+                elif chunk := self._live.take():
+                    self._fit(chunk)
+                elif not await self._live.wait(self._patience()):
+                    self._live.look = await self._ought_to_look()
+                    yield None
+        finally:
+            self._sources.hub.remove(self._live)
+
+    def stop(self) -> None:
+        """End soon, wherever the leg stands."""
+        self._stopped = True
+        self._live.poke()
+
+    def _send(self, chunk: Chunk) -> Chunk:
+        if chunk.logged:
+            self.position, self._begun = chunk.last, True
+        self._ended = chunk.closing
+        return chunk
+
+    # -- live ---------------------------------------------------------------------------------------------------------
+
+    def _fit(self, chunk: Chunk) -> None:
+        """Take what of a live chunk comes next; if something before it is missing, the log will have both."""
+        if chunk.last <= self.position:
+            return
+        if self._continues(chunk):
+            self._misses = 0
+            self._show(chunk.after(self.position.seq) if chunk.epoch == self.position.epoch else chunk)
+        elif asyncio.get_running_loop().time() >= self._next_look:
+            self._live.look = True
+
+    def _continues(self, chunk: Chunk) -> bool:
+        if chunk.epoch == self.position.epoch:
+            return chunk.first <= self.position.seq + 1
+        if self.position == ORIGIN:
+            return chunk.first == 1 and chunk.opens_leg
+        return chunk.first == 1 and chunk.previous == self.position
+
+    def _show(self, chunk: Chunk) -> None:
+        """Send what may not be committed yet, and remember it until it is known to be."""
+        self._ready.append(chunk)
+        self._shown.add(chunk)
+        if self._shown.held > self._buffer and asyncio.get_running_loop().time() >= self._next_look:
+            self._live.look = True
+
+    # -- the log and the tail -----------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Read the next page of the log and, behind its end, the tail."""
+        self._live.look = False
+        before = self.position
+        try:
+            page = await self._sources.log.page(self._key, before)
+            self._blind = False
+            if page is None or page.deleted or page.status is None:
+                self._ready.append(_deleted())
+            elif page.never_started:
+                self._ready.append(_told_from_row(page))
+            else:
+                await self._take_page(page)
+        except Unavailable:
+            self._blind = True
+        self._plan_next_look()
+
+    async def _take_page(self, page: LegPage) -> None:
+        chunks = list(page.chunks)
+        if chunks and chunks[0].epoch > self.position.epoch:
+            chunks = await self._withdrawn(page, chunks)
+        elif page.log.epoch == self.position.epoch:
+            self._shown.committed(page.log)
+        self._ready.extend(chunks)
+        if not page.complete:
+            self._live.look = True
+        elif page.end is not None and page.end <= self.position:
+            self._ended = True  # placed behind the closing event: nothing is left to wait for
+        else:
+            await self._read_tail(page)
+
+    async def _withdrawn(self, page: LegPage, chunks: list[Chunk]) -> list[Chunk]:
+        """The chunks of a new epoch, for a reader who may have seen more of the old one than was committed."""
+        committed = EventId(self.position.epoch, page.committed)
+        lost = self._shown.beyond(committed)
+        self._shown.clear()
+        if not lost:
+            return chunks
+        own = closings(await self._leg_upto(committed), lost)
+        rest = without_leading_closings(chunks)
+        return [own, *rest] if own else rest
+
+    async def _leg_upto(self, last: EventId) -> list[Chunk]:
+        """The leg's committed chunks up to `last`."""
+        found: list[Chunk] = []
+        position = ORIGIN
+        while position < last:
+            page = await self._sources.log.page(self._key, position)
+            found += [chunk for chunk in page.chunks if chunk.last <= last] if page else []
+            if page is None or page.complete:
+                break
+            position = page.chunks[-1].last
+        return found
+
+    async def _read_tail(self, page: LegPage) -> None:
+        """What the session's present epoch sent beyond the log; nothing at a hole, and nothing without Redis."""
+        newest, tail = self._ready[-1] if self._ready else None, self._sources.tail
+        position = newest.last if newest else self.position
+        if tail is None or position == ORIGIN or position.epoch != page.log.epoch or (newest and newest.closing):
+            return
+        try:
+            batch = await tail.read(self._key.session_id, position, position.epoch)
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.warning("tail not read: %r", error, extra={"action": "tail_not_read"})
+            return
+        if batch is not None and batch.first_seq == position.seq + 1:
+            self._show(Chunk.of_batch(batch))
+
+    # -- when to look again -------------------------------------------------------------------------------------------
+
+    def _plan_next_look(self) -> None:
+        """While a hole stays open, look at growing intervals; a live chunk does not hasten it."""
+        if self._ready:
+            self._misses = 0
+        pause = min(LONGEST_LOOK, FIRST_LOOK * 2**self._misses)
+        self._next_look = asyncio.get_running_loop().time() + pause
+        if not self._ready:
+            self._misses = min(self._misses + 1, 10)
+
+    def _behind(self) -> bool:
+        return self._blind or self._live.newest > self.position
+
+    def _patience(self) -> float:
+        """Seconds to wait for something live."""
+        if self._behind():
+            return max(0.001, self._next_look - asyncio.get_running_loop().time())
+        return self._heartbeat if self._sources.hub.connected else min(self._heartbeat, DEAF_LOOK)
+
+    async def _ought_to_look(self) -> bool:
+        """After a silence: whether the log knows more than this reader."""
+        if self._behind() or not self._begun:
+            return True
+        try:
+            log = await self._sources.positions.of(self._key.session_id)
+        except Unavailable:
+            return False
+        if log is not None and log.epoch == self.position.epoch:
+            self._shown.committed(log)
+        return log is None or log > self.position
+
+
+def _deleted() -> Chunk:
+    return Chunk.unlogged(run_error("The session was deleted.", "SESSION_DELETED"), closing=True)
+
+
+def _told_from_row(page: LegPage) -> Chunk:
+    """The start and the end of a run that never started."""
+    started = run_started(page.thread_id, page.client_run_id)
+    if page.status is RunStatus.CANCELLED:
+        ended = run_finished(page.thread_id, page.client_run_id, {"type": "cancelled"}, {})
+    elif page.status is RunStatus.FAILED:
+        ended = run_error(page.error_message or "The run failed.", page.error_code or "INTERNAL")
+    else:
+        ended = run_finished(page.thread_id, page.client_run_id, {"type": "success"}, {})
+    return Chunk.unlogged(started, ended, closing=True)

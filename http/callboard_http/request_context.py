@@ -1,0 +1,61 @@
+"""What every handler asks of its request first: who it is from, whose data it names, and its parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from callboard_http.auth import Principal
+from callboard_http.authorise import Action, authorise
+from callboard_http.deps import DEPS, SERVICES
+from callboard_http.records import RunRecord
+from callboard_http.run_request import check_id
+from callboard_runtime.errors import Gone, InvalidInput, NotFound
+
+MAX_PAGE = 500
+
+
+async def subject(request: web.Request, action: Action, what: str) -> tuple[Principal, str]:
+    """Who asks, and whose `what` is meant: their own, or with `?user=` someone else's, if they may."""
+    principal = request.app[DEPS].authenticator.authenticate(request.headers)
+    owner = request.query.get("user") or principal.user_id
+    await may(request, principal, action, owner, what)
+    return principal, owner
+
+
+async def may(request: web.Request, principal: Principal, action: Action, owner: str, what: str) -> None:
+    """Raises NotFound unless `principal` may do this."""
+    records, operator = request.app[SERVICES].records, request.app[DEPS].settings.auth.operator_role
+    await authorise(principal, action, owner, what, records=records, operator=operator)
+
+
+def path_id(request: web.Request, name: str) -> str:
+    """A client id out of the path."""
+    return check_id(name, request.match_info[name])
+
+
+async def owned_run(request: web.Request, owner: str, run_id: str) -> RunRecord:
+    """The owner's run; raises NotFound, or Gone when its session was deleted."""
+    run = await request.app[SERVICES].records.run(owner, run_id)
+    if run is None:
+        raise NotFound(f"there is no run {run_id}")
+    if run.deleted:
+        raise Gone("the session of this run was deleted")
+    return run
+
+
+def page_size(request: web.Request, default: int = 50) -> int:
+    """`?limit=`, 1 to 500."""
+    given = request.query.get("limit", str(default))
+    if not (given.isascii() and given.isdigit() and 1 <= int(given) <= MAX_PAGE):
+        raise InvalidInput(f"limit: must be a number from 1 to {MAX_PAGE}")
+    return int(given)
+
+
+def as_json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON response; money as text, times in ISO form."""
+    return web.Response(
+        status=status, body=orjson.dumps(value, default=str), content_type="application/json", headers=headers
+    )

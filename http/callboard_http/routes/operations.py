@@ -1,0 +1,45 @@
+"""For those who run it: is the process alive, is it ready, what has it done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from aiohttp import web
+
+from callboard_http.deps import DEPS, SERVICES
+from callboard_http.request_context import as_json
+
+PROBE_TIMEOUT = 2.0  # seconds
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """GET /healthz: the process answers; nothing else is asked."""
+    return as_json({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """GET /readyz: whether a run would be accepted now; Redis may be away, which only costs latency."""
+    services, deps = request.app[SERVICES], request.app[DEPS]
+    database, redis = await asyncio.gather(_answers(services.records.ping()), _answers(services.limits.ping()))
+    broker = services.commands.connected and services.sources.hub.connected
+    ready = database and broker and not deps.streams.draining
+    checks = {"database": database, "broker": broker, "redis": redis, "draining": deps.streams.draining}
+    return as_json({"status": "ready" if ready else "unready", "checks": checks}, 200 if ready else 503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    deps = request.app[DEPS]
+    return web.Response(text=deps.metrics.render(len(deps.streams)), content_type="text/plain")
+
+
+async def _answers(probe: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            await probe
+    except Exception:  # noqa: BLE001 - whatever it is, the answer is no
+        return False
+    return True
+
+
+ROUTES = [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
