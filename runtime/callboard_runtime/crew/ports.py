@@ -1,0 +1,53 @@
+"""What a crew needs from whoever runs it: a journal to ask before every step, and a sink for events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from callboard_runtime.domain.commands import StepBegin, StepRecord
+from callboard_runtime.domain.event_batch import AguiEvent
+from callboard_runtime.domain.run_input import NewMessage
+
+
+class JournalEntry(Protocol):
+    """One row of an earlier attempt, as a replay sees it."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def result(self) -> Any: ...
+
+
+class Journal(Protocol):
+    """The durable record of a run's steps; used on the worker's loop only."""
+
+    async def begin(self, *steps: StepBegin) -> None:
+        """Commit that the steps are about to start; raises StaleEpoch, RunCancelling or Unavailable."""
+        ...
+
+    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = ()) -> None:
+        """Commit what begun steps came to, with the message rows they make."""
+        ...
+
+    def find(self, key: str) -> JournalEntry | None:
+        """The row of an earlier attempt under this key; a recorded one counts as replayed from here on."""
+        ...
+
+    def unreplayed(self) -> tuple[str, ...]:
+        """Keys of recorded rows of earlier attempts that nobody asked for yet."""
+        ...
+
+
+class EventSink(Protocol):
+    """Takes events in order, on the worker's loop only; never blocks and never raises."""
+
+    def emit(self, event: AguiEvent) -> None: ...

@@ -1,0 +1,219 @@
+"""In: the tool calls of one model answer. Out: a result for each, journaled; or one pause for all that wait for someone.
+
+Direct calls run side by side. A turn pauses once, after every direct call of it is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hashlib
+import uuid
+from datetime import timedelta
+from typing import Any, cast
+
+import orjson
+
+from callboard_runtime.crew.context import PLACE, Place, RunContext
+from callboard_runtime.crew.pause import ReplayDiverged, RunPaused, RunStopped
+from callboard_runtime.crew.toolbox import Offer, Toolbox
+from callboard_runtime.domain.commands import StepBegin, StepRecord
+from callboard_runtime.domain.ids import utcnow
+from callboard_runtime.domain.run_input import NewMessage
+from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallStatus
+from callboard_runtime.domain.tool_policy import ToolMode
+from callboard_runtime.errors import CallboardError
+from callboard_runtime.llm.messages import ModelAnswer, ToolCall
+from callboard_runtime.tools.execute import ToolResult, execute, failure
+from callboard_runtime.tools.spec import ToolContext
+
+_AS_STATUS = {
+    ToolMode.FRONTEND_EXECUTE: ToolCallStatus.PENDING_RESULT,
+    ToolMode.BACKEND_APPROVAL_INTERRUPT: ToolCallStatus.PENDING_APPROVAL,
+    ToolMode.BACKEND_DIRECT_EXECUTE: ToolCallStatus.OUTCOME_UNKNOWN,
+}
+
+
+def step_key(call_id: str) -> str:
+    """The journal key of a tool call's execution."""
+    return f"tool:{call_id}"
+
+
+def answer_key(call_id: str) -> str:
+    """The journal key of what a person or a client answered to a call."""
+    return f"answer:{call_id}"
+
+
+class Turn:
+    """Runs the calls of a run's turns. Raises RunPaused and RunStopped, which nothing in CrewAI catches."""
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+
+    async def results(self, answer: ModelAnswer, toolbox: Toolbox) -> list[dict[str, Any]]:
+        """The tool messages that the model gets, in the order of its calls."""
+        jobs = [self._settle(call, toolbox.offers.get(call.wire_name or call.name)) for call in answer.tool_calls]
+        outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+        _raise_first_stop(outcomes)
+        pauses = [outcome for outcome in outcomes if isinstance(outcome, RunPaused)]
+        if pauses:
+            raise RunPaused(tuple(call for pause in pauses for call in pause.calls))
+        results = cast(list[ToolResult], outcomes)
+        return [_tool_message(call, result) for call, result in zip(answer.tool_calls, results, strict=True)]
+
+    async def _settle(self, call: ToolCall, offer: Offer | None) -> ToolResult:
+        try:
+            arguments, problem = _arguments(call, offer)
+            if offer is None or problem is not None:
+                return await self._refused(call, problem or "")
+            if offer.crewai is not None:
+                return await self._delegated(call, offer, arguments)
+            return await self._routed(call, offer, arguments)
+        except CallboardError as error:
+            raise RunStopped(error) from error
+
+    # -- the four kinds -----------------------------------------------------------------------------------------------
+
+    async def _refused(self, call: ToolCall, problem: str) -> ToolResult:
+        return self._replayed(call) or await self._record(call, failure(problem), begin=True)
+
+    async def _routed(self, call: ToolCall, offer: Offer, arguments: dict[str, Any]) -> ToolResult:
+        mode = offer.tool.decision().mode
+        answered = self._answered(call)
+        if mode is ToolMode.FRONTEND_EXECUTE:
+            if answered is None:
+                raise self._pause(call, arguments, mode)
+            return _client_result(answered)
+        if (replayed := self._replayed(call)) is not None:
+            return replayed
+        if answered is None and mode is ToolMode.BACKEND_APPROVAL_INTERRUPT:
+            raise self._pause(call, arguments, mode)
+        if answered is None and call.id in self._run.unknown and not offer.tool.idempotent:
+            raise self._pause(call, arguments, ToolMode.BACKEND_DIRECT_EXECUTE)
+        return await self._execute(call, offer, arguments, answered)
+
+    async def _execute(
+        self, call: ToolCall, offer: Offer, arguments: dict[str, Any], answered: dict[str, Any] | None
+    ) -> ToolResult:
+        refusal = _refusal(answered)
+        if refusal is not None:
+            return await self._record(call, refusal, begin=True)
+        arguments = (answered or {}).get("edited_args") or arguments
+        if (problem := offer.tool.problem(arguments)) is not None:
+            return await self._record(call, failure(problem), begin=True)
+        await self._begin(call)
+        context = ToolContext(call.id, call.name, self._run.user_id, self._run.thread_id, self._run.run_id)
+        result = await execute(offer.tool, arguments, context, self._run.settings.max_tool_result_bytes)
+        return await self._record(call, result)
+
+    async def _delegated(self, call: ToolCall, offer: Offer, arguments: dict[str, Any]) -> ToolResult:
+        """Let a coworker do it: its steps are journaled one by one, so it is entered again in every replay."""
+        assert offer.crewai is not None
+        recorded = self._replayed(call)
+        if recorded is None:
+            await self._begin(call)
+        place = PLACE.get() or Place("")
+        context = contextvars.copy_context()
+        context.run(PLACE.set, place.under(call.id))
+        run = offer.crewai._run  # pyright: ignore[reportPrivateUsage]  # `run` would print and count
+        content = await self._run.loop.run_in_executor(None, lambda: context.run(run, **arguments))
+        return recorded or await self._record(call, ToolResult(str(content)))
+
+    # -- journal and events -------------------------------------------------------------------------------------------
+
+    def _replayed(self, call: ToolCall) -> ToolResult | None:
+        row = self._run.journal.find(step_key(call.id))
+        if row is None or row.status != "recorded":
+            return None
+        if row.digest != _digest(call):
+            raise ReplayDiverged(f"step {row.key}: the tool call differs from the recorded one")
+        return ToolResult(str(row.result["content"]), bool(row.result.get("failed")))
+
+    def _answered(self, call: ToolCall) -> dict[str, Any] | None:
+        row = self._run.journal.find(answer_key(call.id))
+        return None if row is None else cast(dict[str, Any], row.result)
+
+    async def _begin(self, call: ToolCall) -> None:
+        self._run.stop.check()
+        await self._run.journal.begin(
+            StepBegin(key=step_key(call.id), kind="tool", name=call.name, digest=_digest(call), tool_call_id=call.id)
+        )
+
+    async def _record(self, call: ToolCall, result: ToolResult, *, begin: bool = False) -> ToolResult:
+        if begin:
+            await self._begin(call)
+        message_id = str(uuid.uuid4())
+        self._run.steps.live()
+        self._run.stream.call_result(call.id, result.content, message_id)
+        message = NewMessage(
+            message_id=message_id, role="tool", content=result.content, tool_call_id=call.id, name=call.name
+        )
+        content = {"content": result.content, "failed": result.failed, "message_id": message_id}
+        await self._run.journal.record(StepRecord(key=step_key(call.id), result=content), messages=(message,))
+        return result
+
+    def _pause(self, call: ToolCall, arguments: dict[str, Any], mode: ToolMode) -> RunPaused:
+        now = utcnow()
+        pending = PendingToolCall(
+            tool_call_id=call.id,
+            tool_name=call.name,
+            args=arguments,
+            mode=mode,
+            status=_AS_STATUS[mode],
+            run_id=self._run.leg_run_id,
+            interrupt_id=None if mode is ToolMode.FRONTEND_EXECUTE else f"int_{uuid.uuid4().hex}",
+            requested_at=now,
+            expires_at=now + timedelta(seconds=self._run.settings.tool_call_ttl),
+        )
+        return RunPaused((pending,))
+
+
+def _raise_first_stop(outcomes: list[Any]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, RunPaused):
+            raise outcome
+
+
+def _arguments(call: ToolCall, offer: Offer | None) -> tuple[dict[str, Any], str | None]:
+    if offer is None:
+        return {}, f"there is no tool {call.name!r}"
+    try:
+        arguments = orjson.loads(call.arguments or "{}")
+    except orjson.JSONDecodeError:
+        return {}, "the arguments are not JSON"
+    if not isinstance(arguments, dict):
+        return {}, "the arguments are not a JSON object"
+    given = cast(dict[str, Any], arguments)
+    return given, offer.tool.problem(given)
+
+
+def _digest(call: ToolCall) -> str:
+    return hashlib.sha256(orjson.dumps([call.name, call.arguments])).hexdigest()
+
+
+def _tool_message(call: ToolCall, result: ToolResult) -> dict[str, Any]:
+    wire = call.to_wire()
+    return {
+        "role": "tool",
+        "tool_call_id": wire["id"],
+        "name": wire["function"]["name"],
+        "content": result.content,
+    }
+
+
+def _client_result(answered: dict[str, Any]) -> ToolResult:
+    """What the client's tool came to; its tool message is in the conversation already."""
+    payload = answered.get("payload")
+    if answered.get("status") == "result":
+        return ToolResult(payload if isinstance(payload, str) else orjson.dumps(payload).decode())
+    return failure(f"the tool was not run: {answered.get('status')}")
+
+
+def _refusal(answered: dict[str, Any] | None) -> ToolResult | None:
+    match (answered or {}).get("status"):
+        case None | "approved" | "unknown_retry":
+            return None
+        case "unknown_fail":
+            return failure("the tool may or may not have taken effect: its process died while it ran")
+        case status:
+            return failure(f"the call was not approved ({status}); do not try it again without asking")

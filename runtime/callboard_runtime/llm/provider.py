@@ -1,0 +1,140 @@
+"""In: a model call and where to send it. Out: the deltas of its streamed answer, through LiteLLM."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from callboard_runtime.llm.libraries import ModelResponseStream, litellm
+from callboard_runtime.llm.messages import CallDelta, Delta, ModelCall, Usage
+
+SCRIPTED = "callboard-scripted"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model at one provider, with what it takes to reach it."""
+
+    provider: str
+    model: str  # as LiteLLM names it
+    api_key: str | None = field(default=None, repr=False)
+    api_base: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    input_price: Any = None  # Decimal per token
+    output_price: Any = None
+    cached_price: Any = None
+
+
+async def stream(call: ModelCall, target: Target, timeout: float) -> AsyncIterator[Delta]:
+    """Send the request and yield its answer piece by piece; raises whatever LiteLLM or the provider's SDK raises.
+
+    `timeout` is in seconds and bounds single reads; the caller bounds the whole.
+    """
+    response = await litellm.acompletion(**_arguments(call, target, timeout))  # pyright: ignore[reportUnknownMemberType]
+    async with aclosing(_chunks(response, target.provider)) as chunks:
+        async for chunk in chunks:
+            delta = read_chunk(chunk)
+            if delta is not None:
+                yield delta
+
+
+def _arguments(call: ModelCall, target: Target, timeout: float) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        **target.params,
+        "model": target.model,
+        "messages": [dict(message) for message in call.messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "num_retries": 0,
+        "max_retries": 0,  # the SDKs below LiteLLM would retry by themselves, and nobody would count it
+        "timeout": timeout,
+        "no-log": True,
+    }
+    if call.tools:
+        arguments["tools"] = list(call.tools)
+    if target.api_key is not None:
+        arguments["api_key"] = target.api_key
+    if target.api_base is not None:
+        arguments["api_base"] = target.api_base
+    if target.provider == SCRIPTED:
+        arguments["metadata"] = {"stage": call.stage, "user_text": call.user_text}
+    return arguments
+
+
+async def _chunks(response: Any, provider: str) -> AsyncIterator[Any]:
+    """The provider's own chunks where they are already OpenAI-shaped, else LiteLLM's normalised ones.
+
+    LiteLLM's wrapper costs more than the rest of a run together; it changes nothing about such chunks.
+    """
+    raw = getattr(response, "completion_stream", None)
+    source = raw if _is_openai_shaped(raw, provider) else response
+    try:
+        async for chunk in source:
+            yield chunk
+    finally:
+        close = getattr(raw, "close", None) or getattr(raw, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _is_openai_shaped(raw: Any, provider: str) -> bool:
+    if provider == SCRIPTED:
+        return hasattr(raw, "__aiter__")
+    module = type(raw).__module__
+    return type(raw).__name__ == "AsyncStream" and module.startswith("openai.")
+
+
+def read_chunk(chunk: Any) -> Delta | None:
+    """One OpenAI-shaped chunk (an SDK's or LiteLLM's) as a delta; None when it carries nothing."""
+    choices = getattr(chunk, "choices", None)
+    usage = read_usage(getattr(chunk, "usage", None))
+    if not choices:
+        return Delta(usage=usage) if usage is not None else None
+    piece = choices[0].delta
+    finish = choices[0].finish_reason
+    text = getattr(piece, "content", None) or ""
+    reasoning = getattr(piece, "reasoning_content", None) or getattr(piece, "reasoning", None) or ""
+    calls = tuple(_call(item) for item in getattr(piece, "tool_calls", None) or ())
+    if not (text or reasoning or calls or finish or usage):
+        return None
+    return Delta(_text(text), _text(reasoning), calls, finish, usage)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "".join(str(part.get("text", "")) for part in value)
+
+
+def _call(item: Any) -> CallDelta:
+    function = item.function
+    return CallDelta(
+        item.index or 0, item.id, getattr(function, "name", None), getattr(function, "arguments", None) or ""
+    )
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Token counts from any form of OpenAI's usage object; None when there is none."""
+    if usage is None:
+        return None
+    get = usage.get if isinstance(usage, Mapping) else lambda name: getattr(usage, name, None)  # pyright: ignore[reportUnknownVariableType, reportUnknownLambdaType, reportUnknownMemberType]
+    details = cast(Any, get)
+    return Usage(
+        input_tokens=_count(details("prompt_tokens")),
+        output_tokens=_count(details("completion_tokens")),
+        cached_tokens=_count(_member(details("prompt_tokens_details"), "cached_tokens")),
+        reasoning_tokens=_count(_member(details("completion_tokens_details"), "reasoning_tokens")),
+    )
+
+
+def _member(holder: Any, name: str) -> Any:
+    if isinstance(holder, Mapping):
+        return cast(Mapping[str, Any], holder).get(name)
+    return getattr(holder, name, None)
+
+
+def _count(value: Any) -> int:
+    return max(0, int(value)) if isinstance(value, int | float) else 0
+
+
+__all__ = ["SCRIPTED", "ModelResponseStream", "Target", "read_chunk", "read_usage", "stream"]

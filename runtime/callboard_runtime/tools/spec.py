@@ -1,0 +1,89 @@
+"""What a tool is to a crew: a name, a description, a JSON schema, and who runs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
+from callboard_runtime.domain.tool_policy import FRONTEND_SOURCE, ToolDecision, classify_tool_call
+from callboard_runtime.errors import InvalidInput
+
+_ANY_OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
+_NOT_ON_THE_WIRE = re.compile(r"[^A-Za-z0-9_-]")
+MAX_WIRE_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What a backend tool may ask for by declaring a parameter of this type; the id is an idempotency key."""
+
+    tool_call_id: str
+    tool_name: str
+    user_id: str
+    thread_id: str
+    run_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool as it is offered to the model; `function` is None for one that the client runs."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = field(default_factory=lambda: _ANY_OBJECT)
+    source: str = ""  # FRONTEND_SOURCE for one that came with the request
+    function: Callable[..., Any] | None = None
+    timeout: float = 60  # seconds
+    idempotent: bool = False
+    requires_approval: bool = False
+
+    def decision(self) -> ToolDecision:
+        """Where a call of this tool runs."""
+        return classify_tool_call(self.name, self.source, self.requires_approval)
+
+    def problem(self, arguments: Mapping[str, Any]) -> str | None:
+        """What is wrong with these arguments, as a sentence for the model; None when nothing is."""
+        errors = sorted(Draft202012Validator(dict(self.parameters)).iter_errors(dict(arguments)), key=str)
+        if not errors:
+            return None
+        where = "/".join(str(part) for part in errors[0].absolute_path)
+        return f"argument {where or 'object'}: {errors[0].message[:300]}"
+
+    def to_wire(self) -> dict[str, Any]:
+        """The tool as the provider sees it."""
+        function = {
+            "name": wire_name(self.name),
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+        return {"type": "function", "function": function}
+
+
+def wire_name(name: str) -> str:
+    """A tool's name in the alphabet that every provider takes."""
+    return _NOT_ON_THE_WIRE.sub("_", name)[:MAX_WIRE_NAME]
+
+
+def frontend_tools(declared: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
+    """The tools that came with the request; raises InvalidInput naming one whose schema is none."""
+    return tuple(_frontend_tool(index, tool) for index, tool in enumerate(declared))
+
+
+def _frontend_tool(index: int, declared: Mapping[str, Any]) -> Tool:
+    name = str(declared.get("name") or "")
+    if not name:
+        raise InvalidInput(f"tools.{index}.name: is missing")
+    parameters: Any = declared.get("parameters") or _ANY_OBJECT
+    if isinstance(parameters, Mapping) and "type" not in parameters:
+        parameters = {"type": "object", **parameters}
+    try:
+        Draft202012Validator.check_schema(parameters)
+    except SchemaError as error:
+        raise InvalidInput(f"tools.{index}.parameters: not a JSON schema: {error.message[:200]}") from None
+    return Tool(name, str(declared.get("description") or name), parameters, source=FRONTEND_SOURCE)
