@@ -1,0 +1,134 @@
+"""Executes one leg of a run, from the wake-up to its end, pause or release.
+
+In:  the ids of a leg
+Out: StartRun, the crew's steps, and FinishRun, RequestTools or ReleaseRun
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.domain.commands import StartAnswer, StartRun
+from callboard_runtime.domain.event_batch import ORIGIN
+from callboard_runtime.domain.ids import new_id, utcnow
+from callboard_runtime.entry.attempt import Attempt, Hold
+from callboard_runtime.entry.brief import RunBrief
+from callboard_runtime.entry.conduct import Conductor
+from callboard_runtime.entry.running import RunningAttempts
+from callboard_runtime.errors import AttemptAlive, NotFound, NotRunnable, Refused, Unavailable
+from callboard_runtime.persistence.run_reader import read_brief
+from callboard_runtime.settings import Settings
+from callboard_runtime.stream.emitter import EventEmitter, Leg
+from callboard_runtime.stream.guard import GuardedTail
+from callboard_runtime.stream.lanes import LanePublisher
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT = 10.0  # seconds until StartRun is sent again
+START_PATIENCE = 60.0  # seconds after which a wake-up is given up: another one comes
+PAUSE = 1.0  # seconds between two tries
+BUSY = 20  # runs at once from which on deltas are joined over a longer time
+LONGEST_WINDOW = 0.05  # seconds
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerServices:
+    """What every run of a process uses together."""
+
+    settings: Settings
+    process: str
+    commands: CommandClient
+    lanes: LanePublisher
+    tail: GuardedTail
+    engine: AsyncEngine
+    attempts: RunningAttempts
+
+    def window(self) -> float:
+        """Seconds in which deltas are joined: twice as long while many runs share the process."""
+        window = self.settings.worker.coalesce_ms / 1000
+        return min(LONGEST_WINDOW, window * 2) if len(self.attempts) > BUSY else window
+
+
+async def execute_run(session_id: UUID, run_id: UUID, leg: int, services: WorkerServices) -> None:
+    """Run a leg to its end, pause or release. A wake-up that is late, doubled or not needed changes nothing.
+
+    Never raises for what a run may run into: that ends the run, with its error code.
+    """
+    attempt_id = new_id()
+    if services.attempts.draining:
+        return
+    with services.attempts.listed(attempt_id):
+        start = StartRun(session_id=session_id, run_id=run_id, leg=leg, attempt_id=attempt_id, process=services.process)
+        answer = await _ask_for_epoch(start, services.commands)
+        if answer is not None:
+            await _conduct(start, answer, services)
+
+
+async def _ask_for_epoch(start: StartRun, commands: CommandClient) -> StartAnswer | None:
+    """The grant, or None when this task is not needed. The same attempt_id is sent until there is an answer."""
+    note = {"action": "start_refused", "run_id": str(start.run_id)}
+    try:
+        answer = await _with_patience(lambda: commands.send(start, START_TIMEOUT), START_PATIENCE)
+    except (AttemptAlive, NotRunnable) as error:
+        logger.debug("nothing to do: %s", error, extra=note)
+    except (Refused, Unavailable) as error:
+        logger.warning("run %s was not started: %s", start.run_id, error, extra=note)
+    else:
+        return answer if isinstance(answer, StartAnswer) else None
+    return None
+
+
+async def _conduct(start: StartRun, answer: StartAnswer, services: WorkerServices) -> None:
+    try:
+        brief = await _read(start, answer, services)
+    except NotFound:
+        logger.info("run %s was deleted before it began", start.run_id, extra={"action": "run_gone"})
+        return
+    except Exception as error:
+        logger.exception("run %s cannot be read", start.run_id, extra={"action": "run_unreadable"})
+        brief = error
+    attempt, emitter = _open_attempt(start, answer, brief, services)
+    services.attempts.granted(start.attempt_id, attempt)
+    try:
+        await Conductor(attempt, emitter, services.settings).conduct(brief)
+    finally:
+        await attempt.close()
+
+
+async def _read(start: StartRun, answer: StartAnswer, services: WorkerServices) -> RunBrief:
+    tokens = services.settings.runs.history_tokens
+    patience = (answer.deadline - utcnow()).total_seconds() if answer.deadline else START_PATIENCE
+    return await _with_patience(lambda: read_brief(services.engine, start.run_id, answer, tokens), patience)
+
+
+def _open_attempt(
+    start: StartRun, answer: StartAnswer, brief: RunBrief | Exception, services: WorkerServices
+) -> tuple[Attempt, EventEmitter]:
+    before, journal = (ORIGIN, ()) if isinstance(brief, Exception) else (brief.log_before, brief.journal)
+    leg = Leg(start.session_id, start.run_id, answer.leg, before)
+    emitter = EventEmitter(leg, answer.opening, tail=services.tail, lanes=services.lanes, window=services.window)
+    hold = Hold(leg, answer.epoch, answer.deadline)
+    return Attempt(hold, services.commands, emitter, journal), emitter
+
+
+async def _with_patience(action: Callable[[], Awaitable[T]], patience: float) -> T:
+    """Repeat while a service is away; raises Unavailable after `patience` seconds."""
+    end = asyncio.get_running_loop().time() + patience
+    while True:
+        try:
+            return await action()
+        except Unavailable:
+            if asyncio.get_running_loop().time() > end:
+                raise
+            await asyncio.sleep(PAUSE * random.uniform(0.5, 1))  # noqa: S311 - spreads the tries
