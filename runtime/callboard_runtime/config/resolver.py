@@ -110,7 +110,7 @@ def resolve_agent_runtime_config(
     """
     static = as_static(static_cfg)
     rows = parse_rows(system_agents, static)
-    return _Resolver(static, rows, llm).resolve(agent_id or DEFAULT_WORKFLOW)
+    return Resolver(static, rows, llm).resolve(agent_id or DEFAULT_WORKFLOW)
 
 
 def parse_rows(system_agents: Iterable[object], static: StaticConfig) -> dict[str, AgentRow]:
@@ -152,8 +152,8 @@ def _fields(row: object, label: str) -> dict[str, Any]:
     return given
 
 
-class _Resolver:
-    """One resolution; each method builds one part."""
+class Resolver:
+    """One resolution over checked rows; each method builds one part."""
 
     def __init__(self, static: StaticConfig, rows: Mapping[str, AgentRow], llm: LlmSettings | None) -> None:
         self._static = static
@@ -161,6 +161,7 @@ class _Resolver:
         self._llm = llm
 
     def resolve(self, agent_id: str) -> RuntimeConfig:
+        """The configuration of one workflow; raises ConfigError."""
         flow = self._static.workflows.get(agent_id)
         if flow is None:
             known = ", ".join(sorted(self._static.workflows))
@@ -185,7 +186,7 @@ class _Resolver:
             llm=self._model_of(stage.agent),
             task=self._task(stage),
             visible=visible,
-            tools=self._tools_of(stage.agent),
+            tools=self.tools_of(stage.agent),
         )
 
     def _manager(self, flow: WorkflowSpec, agent_id: str) -> ManagerConfig | None:
@@ -218,7 +219,8 @@ class _Resolver:
             check_template(text, f"{TABLE}[{agent}]", f"prompts.{key}")
         return text
 
-    def _tools_of(self, agent: str) -> tuple[str, ...]:
+    def tools_of(self, agent: str) -> tuple[str, ...]:
+        """The tools an agent names, then those granted to it in tools.yaml."""
         named = self._static.agents[agent].tools
         granted = [
             name
@@ -232,7 +234,7 @@ class _Resolver:
 
     def _model_of(self, agent: str) -> LlmConfig:
         spec = self._static.agents[agent]
-        code, where, path = self._model_code(agent)
+        code, where, path = self.model_code(agent)
         fallbacks_at = self._static.where("agents", agent, "fallbacks")
         return LlmConfig(
             **dict(self._model(code, where, path)),
@@ -245,8 +247,8 @@ class _Resolver:
         row = self._rows.get(agent)
         return static.model_copy(update=row.llm_params.model_dump(exclude_none=True)) if row else static
 
-    def _model_code(self, agent: str) -> tuple[str, str, str]:
-        """The agent's model_code, and where it was said."""
+    def model_code(self, agent: str) -> tuple[str, str, str]:
+        """The agent's model_code, the file, table or variable that says so, and the key in it."""
         row = self._rows.get(agent)
         if row is not None and row.model_code is not None:
             return row.model_code, f"{TABLE}[{agent}]", "model_code"
