@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+RUN_DEADLINE = "RUN_DEADLINE"
 WORKER_ERROR = "WORKER_ERROR"
 TOO_LONG = "The run took longer than it may."
 DEADLINE_GRACE = 2.0  # seconds a crew has to stop after its deadline
@@ -106,7 +106,7 @@ class Conductor:
         if isinstance(ending, BaseException):
             await self._tell_error(ending)
         elif self._attempt.halt_reason is Halt.DEADLINE and ending.status == "cancelled":
-            await self._fail(DEADLINE_EXCEEDED, TOO_LONG)
+            await self._fail(RUN_DEADLINE, TOO_LONG)
         else:
             await self._tell_outcome(ending)
 
@@ -123,7 +123,7 @@ class Conductor:
     async def _tell_error(self, error: BaseException) -> None:
         match self._attempt.halt_reason:
             case Halt.DEADLINE:
-                await self._fail(DEADLINE_EXCEEDED, TOO_LONG)
+                await self._fail(RUN_DEADLINE, TOO_LONG)
             case Halt.CANCELLED:
                 await self._attempt.finish()
             case Halt.SHUTDOWN if isinstance(error, asyncio.CancelledError | Fenced):

@@ -28,7 +28,7 @@ def wakeup_message(session_id: UUID, run_id: UUID, leg: int) -> aio_pika.Message
     """The wake-up of a leg: ids only, and the same task id however often it is sent."""
     task, ids = task_id(run_id, leg), (str(session_id), str(run_id), str(leg))
     message = app.amqp.as_task_v2(task, task_name(leg), ids, {}, ignore_result=True)
-    dumps: Any = serialization.dumps  # pyright: ignore[reportUnknownMemberType] - kombu comes without types
+    dumps: Any = serialization.dumps  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - untyped
     content_type, encoding, body = dumps(message.body, "json")
     return aio_pika.Message(
         body.encode(),
