@@ -92,6 +92,11 @@ async def test_a_message_brings_its_own_expiration(channel: AbstractChannel, gra
     assert _death(buried)["original-expiration"] == "50"
 
 
+async def test_times_to_live_of_celerys_delay_queues_are_accepted(channel: AbstractChannel) -> None:
+    """Its highest level waits 2**27 seconds."""
+    await channel.declare_queue("delay", durable=True, arguments={**QUORUM, "x-message-ttl": 2**27 * 1000})
+
+
 @pytest.mark.parametrize("expiration", ["soon", "-1", "9" * 40])
 async def test_nonsense_expiration_is_406(channel: AbstractChannel, expiration: str) -> None:
     underlay = await channel.get_underlay_channel()

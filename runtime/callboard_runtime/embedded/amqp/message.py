@@ -7,8 +7,8 @@ from pamqp import common
 from callboard_runtime.embedded.amqp import properties, wire
 from callboard_runtime.embedded.amqp.properties import Field
 
-MAX_TTL_MS = 2**32 - 1  # as in RabbitMQ: 49 days
-_MAX_DIGITS = 10
+MAX_TTL_MS = 10 * 365 * 24 * 3600 * 1000  # ten years, as in RabbitMQ
+_MAX_DIGITS = len(str(MAX_TTL_MS))
 
 
 @dataclass(frozen=True, slots=True)
