@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
 from pydantic_settings.sources import DotEnvSettingsSource
 
 from callboard_runtime.errors import SettingsError
@@ -88,8 +91,8 @@ class AuthSettings(Section):
 class HttpSettings(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one")
-    cors_origins: tuple[str, ...] = Field(
-        default=(), description="Origins that a browser may call from; none by default"
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Origins that a browser may call from, separated by commas; none by default"
     )
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, description="Largest request body")
     max_messages: int = Field(default=2000, ge=1, description="Most messages in one request")
@@ -102,6 +105,13 @@ class HttpSettings(Section):
     accept_timeout: float = Field(default=5, gt=0, description="Seconds a request may wait for the actor")
     drain: float = Field(default=10, ge=0, description="Seconds to let streams end at shutdown")
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _separated(cls, origins: object) -> object:
+        if not isinstance(origins, str):
+            return origins
+        return tuple(origin for part in origins.strip("[]").split(",") if (origin := part.strip(" \t\"'")))
+
 
 class RunSettings(Section):
     deadline: float = Field(default=600, gt=0, description="Seconds a run may be active, pauses excluded")
@@ -111,6 +121,8 @@ class RunSettings(Section):
     max_queue: int = Field(default=200, ge=0, description="Runs that may wait in one session")
     tool_call_ttl: float = Field(default=7 * 24 * 3600, gt=0, description="Seconds a pending tool call stays open")
     history_tokens: int = Field(default=16_000, ge=100, description="Tokens of conversation sent to the model")
+    approver_roles: tuple[str, ...] = Field(default=(), description="Roles that may approve; none: the session's owner")
+    approver_not_requester: bool = Field(default=False, description="Nobody may approve a call of their own run")
     max_tool_result_bytes: int = Field(default=256 * 1024, ge=1024, description="Largest result of one tool call")
 
 
@@ -148,7 +160,12 @@ class Settings(BaseSettings):
     """All settings; raises SettingsError naming the variable and the fix. Secrets never show in `repr`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,  # `X=` means: not set
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     database_url: SecretStr | None = Field(default=None, description="postgresql://user:password@host:port/database")
@@ -176,6 +193,8 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
+        except SourceError as error:
+            raise SettingsError(_explain_source(error)) from None
 
     @classmethod
     def settings_customise_sources(
@@ -195,7 +214,9 @@ class Settings(BaseSettings):
     def required_database_url(self) -> str:
         """The database URL with the asyncpg driver named; raises SettingsError when unset."""
         url = self._required("database_url", "postgresql://callboard:…@localhost:5432/callboard")
-        scheme, rest = url.split("://", 1)
+        scheme, separator, rest = url.partition("://")
+        if not separator:
+            raise SettingsError(f"{PREFIX}DATABASE_URL is no URL; its form is postgresql://user:password@host:port/db")
         return f"postgresql+asyncpg://{rest}" if scheme in ("postgresql", "postgres") else url
 
     def required_amqp_url(self) -> str:
@@ -224,5 +245,29 @@ def _explain(error: ValidationError) -> str:
 
 
 def _problem(item: Mapping[str, Any]) -> str:
-    variable = PREFIX + "__".join(str(part).upper() for part in item["loc"])
-    return f"{variable}: {item['msg']}"
+    path = tuple(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{_variable(path)}: there is no such setting{_nearest(path)}"
+    return f"{_variable(path)}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _variable(path: Sequence[str]) -> str:
+    return PREFIX + "__".join(path).upper()
+
+
+def _nearest(path: Sequence[str]) -> str:
+    """A hint at the setting that was probably meant, or that the name is to be left out."""
+    *above, name = path
+    model: type[BaseModel] | None = Settings
+    for part in above:
+        inner = model.model_fields[part].annotation if model and part in model.model_fields else None
+        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    near = difflib.get_close_matches(name, model.model_fields if model else (), n=1)
+    return f"; did you mean {_variable([*above, near[0]])}?" if near else "; remove it"
+
+
+def _explain_source(error: SourceError) -> str:
+    """A value that should have been JSON; its own text is left out, as it may be a secret in the wrong place."""
+    named = re.search(r'field "(\w+)"', str(error))
+    name = _variable([named[1]]) if named else PREFIX + "…"
+    return f"{name}: the value is not valid JSON; set each member by itself, as {name}__<MEMBER>=…"

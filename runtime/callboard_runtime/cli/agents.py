@@ -62,7 +62,8 @@ def set_agent(
 ) -> None:
     """Change an agent's row in the database.
 
-    Runs that are accepted from then on use it. The whole configuration is checked first; what would break a workflow is refused.
+    Runs that are accepted from then on use it. The whole configuration is checked first; what would break a workflow is
+    refused.
     """
     from callboard_runtime.cli import agents_service as service
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def _text(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
-        return json.dumps(default)
+        return ",".join(str(item) for item in default)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return str(default)
 
 

@@ -12,7 +12,7 @@ from callboard_runtime.config.parts import LlmParams, Part, Process
 from callboard_runtime.config.providers import provider_of
 from callboard_runtime.errors import ConfigError
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 
 PROMPTS = ("role", "goal", "backstory", "description", "expected_output")

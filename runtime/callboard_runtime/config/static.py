@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +33,7 @@ PACKAGED_DIR = Path(static.__file__).parent / "crewai"
 PACKAGED = "(packaged)"
 OVERLAY = "in CALLBOARD_CONFIG__DIR"
 EVERYONE = "*"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -216,11 +218,20 @@ def build(layers: Layers, stamp: Stamp = ()) -> StaticConfig:
         layers=layers,
         stamp=stamp,
     )
+    _check_names(layers)
     _check_agents(config)
     _check_templates(config)
     _check_workflows(config)
     _check_tools(config)
     return config
+
+
+def _check_names(layers: Layers) -> None:
+    for section in ("agents", "tasks", "workflow", "tools"):
+        for name in layers.entries[section]:
+            if not _NAME.fullmatch(name):
+                message = "a name begins with a letter and has up to 64 letters, digits, `_`, `-` and `.`"
+                raise complain(layers.origin(section, name), name, message)
 
 
 def _check_agents(config: StaticConfig) -> None:
