@@ -21,7 +21,7 @@ from callboard_runtime.embedded.launch import launch_command
 
 logger = logging.getLogger(__name__)
 
-_POLL = 0.02  # seconds between readiness probes
+_FIRST_POLL, _MOST_POLL = 0.02, 0.25  # seconds between readiness probes
 _LOG_TAIL = 20  # lines
 _LOG_TAIL_BYTES = 64 * 1024
 
@@ -163,10 +163,12 @@ class Child:
         return self._process
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
+        poll = _FIRST_POLL
         while process.returncode is None:
             if await self.spec.ready(process.pid):
                 return
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(poll)
+            poll = min(poll * 1.5, _MOST_POLL)
         raise self._ended(f"ended with {_outcome(process.returncode)} while starting", process.returncode)
 
     async def _keep_running(self) -> None:
