@@ -44,11 +44,11 @@ class AcceptRun(_Command):
 
 
 class ToolAnswer(Frozen):
-    """One answer to a pending call: a result, or a decision on an approval."""
+    """One answer to a pending call, named by its tool_call_id or its interrupt_id: a result, or a decision."""
 
-    tool_call_id: str
+    tool_call_id: str | None = None
     interrupt_id: str | None = None
-    status: Literal["result", "approved", "rejected", "cancelled", "unknown_retry", "unknown_fail"]
+    status: Literal["result", "approved", "rejected", "cancelled", "retry", "fail"]
     payload: Any = None
     edited_args: dict[str, Any] | None = None
     message_id: str | None = None
@@ -58,7 +58,7 @@ class AcceptResume(_Command):
     type: Literal["AcceptResume"] = "AcceptResume"
     user_id: UserId
     roles: tuple[str, ...] = ()
-    run_id: ClientId  # the paused run, under any runId one of its legs had
+    run_id: ClientId | None = None  # the paused run, under any runId that a leg of it had; None: the session's
     leg_run_id: ClientId  # the runId that the client uses from here on
     digest: str
     answers: tuple[ToolAnswer, ...]
@@ -263,7 +263,7 @@ class StartAnswer(Frozen):
     attempt: int  # 1, 2, 3… inside the run
     leg: int
     opening: EventBatch
-    deadline: datetime | None
+    deadline: datetime | None = None
 
 
 class StepAnswer(Frozen):
