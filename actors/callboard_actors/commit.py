@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from callboard_actors.answers import Decided
+from callboard_actors.replies import Decided
 from callboard_actors.writes import KEYS, OutboxItem, Row, Writes, messages_added, session_row, write
 from callboard_runtime.errors import FencedOut
 from callboard_runtime.persistence.database import dump_json, transaction

@@ -54,7 +54,7 @@ def _run_dequeued(s: StateSnapshot, event: e.RunDequeued) -> StateSnapshot:
 
 def _leg_opened(s: StateSnapshot, event: e.LegOpened) -> StateSnapshot:
     return _active(
-        s.but(status=SessionStatus.ACTIVE),
+        s.but(status=SessionStatus.ACTIVE, pending_tool_calls=()),
         leg=event.leg,
         leg_run_id=event.client_run_id,
         leg_started=False,
@@ -164,12 +164,15 @@ def _cancel_requested(s: StateSnapshot, event: e.RunCancelRequested) -> StateSna
 
 def _tools_requested(s: StateSnapshot, event: e.ToolsRequested) -> StateSnapshot:
     s = s.but(pending_tool_calls=event.calls, status=SessionStatus.AWAITING_INPUT)
-    return _active(s, status=RunStatus.AWAITING_INPUT, deadline=None)
+    expiries = [call.expires_at for call in event.calls if call.expires_at is not None]
+    return _active(s, status=RunStatus.AWAITING_INPUT, deadline=min(expiries, default=None))
 
 
 def _tool_call_settled(s: StateSnapshot, event: e.ToolCallSettled) -> StateSnapshot:
+    kept = event.call.but(answer=None)
+
     def settled(call: PendingToolCall) -> PendingToolCall:
-        return event.call if call.tool_call_id == event.call.tool_call_id else call
+        return kept if call.tool_call_id == event.call.tool_call_id else call
 
     return s.but(pending_tool_calls=tuple(settled(call) for call in s.pending_tool_calls))
 
@@ -207,6 +210,7 @@ _APPLY: dict[type, Callable[[StateSnapshot, Any], StateSnapshot]] = {
     e.WorkerTold: _unchanged,
     e.ToolsRequested: _tools_requested,
     e.ToolCallSettled: _tool_call_settled,
+    e.CommandRefused: _unchanged,
     e.RunEnded: _run_ended,
     e.ReadersPoked: _unchanged,
     e.SessionDeleted: _session_deleted,

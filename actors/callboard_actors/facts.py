@@ -11,7 +11,7 @@ from uuid import UUID
 from callboard_runtime.agui.open_parts import OpenParts
 from callboard_runtime.domain.event_batch import EventBatch
 from callboard_runtime.domain.run_input import NewMessage, RunInput
-from callboard_runtime.domain.state_snapshot import RunStatus
+from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.errors import Refused
 from callboard_runtime.settings import RunSettings
 
@@ -26,6 +26,8 @@ class Policy:
     max_attempts: int
     max_queue: int
     tool_call_ttl: timedelta
+    approver_roles: frozenset[str] = frozenset()  # empty: the session's owner decides
+    approver_not_requester: bool = False
 
     @classmethod
     def of(cls, runs: RunSettings) -> Self:
@@ -36,6 +38,8 @@ class Policy:
             max_attempts=runs.max_attempts,
             max_queue=runs.max_queue,
             tool_call_ttl=timedelta(seconds=runs.tool_call_ttl),
+            approver_roles=frozenset(runs.approver_roles),
+            approver_not_requester=runs.approver_not_requester,
         )
 
 
@@ -82,5 +86,8 @@ class Facts:
     attempts: int = 0  # attempts of the active run so far
     attempt_alive: bool = False  # the open attempt's process beats and lists it
     takeover: Takeover = field(default_factory=Takeover)
+    settled: Mapping[str, PendingToolCall] = field(
+        default_factory=dict[str, PendingToolCall]
+    )  # answered calls of the session, by id
     input: RunInput | None = None  # of the active run, when its first leg starts
     next_input: RunInput | None = None  # of the run at the head of the queue

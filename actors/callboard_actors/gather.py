@@ -23,7 +23,7 @@ from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import EventBatch
 from callboard_runtime.domain.ids import run_uuid, utcnow
 from callboard_runtime.domain.run_input import NewMessage, RunInput
-from callboard_runtime.domain.state_snapshot import ActiveRun, RunStatus, StateSnapshot
+from callboard_runtime.domain.state_snapshot import ActiveRun, PendingToolCall, RunStatus, StateSnapshot
 from callboard_runtime.errors import Refused
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.tail import TailStore
@@ -43,7 +43,9 @@ class Gatherer:
         self._policy = Policy.of(settings.runs)
 
     def needs_reads(self, snapshot: StateSnapshot, command: c.Command) -> bool:
-        return not isinstance(command, NO_READS) and (not isinstance(command, c.FinishRun) or bool(snapshot.queue))
+        if isinstance(command, c.FinishRun | c.RequestTools):
+            return bool(snapshot.queue)
+        return not isinstance(command, NO_READS)
 
     def bare(self) -> Facts:
         return Facts(now=utcnow(), policy=self._policy)
@@ -53,6 +55,9 @@ class Gatherer:
         facts = self.bare()
         if isinstance(command, c.AcceptRun | c.CancelRun):
             facts = replace(facts, run=await _known_run(db, command.user_id, command.run_id))
+        if isinstance(command, c.AcceptResume):
+            known = await _known_run(db, snapshot.user_id, command.run_id or command.leg_run_id)
+            facts = replace(facts, run=known, settled=await _settled_calls(db, command))
         if isinstance(command, c.AcceptRun) and facts.run is None:
             facts = await self._for_new_run(db, facts, command)
         if isinstance(command, c.StartRun):
@@ -76,8 +81,12 @@ class Gatherer:
         run = snapshot.active
         known = await _known_attempt(db, command)
         attempts = await _count_attempts(db, command.run_id)
-        given = await _run_input(db, run.run_id) if run is not None and not run.leg_started else None
-        return replace(facts, attempt=known, attempts=attempts, input=given)
+        facts = replace(facts, attempt=known, attempts=attempts)
+        if run is None or run.leg_started:
+            return facts
+        if run.leg > 1:
+            facts = replace(facts, takeover=Takeover(transcript=await _transcript(db, command.session_id)))
+        return replace(facts, input=await _run_input(db, run.run_id))
 
     async def _for_takeover(
         self, db: AsyncConnection, facts: Facts, snapshot: StateSnapshot, run: ActiveRun, command: c.Command
@@ -145,6 +154,22 @@ _KNOWN_RUN = text(
        WHERE r.id = :id
           OR r.id = (SELECT run_id FROM run_legs WHERE user_id = :u AND client_run_id = :c ORDER BY created_at LIMIT 1)
        ORDER BY (r.id = :id) DESC, l.leg"""
+)
+
+
+async def _settled_calls(db: AsyncConnection, command: c.AcceptResume) -> dict[str, PendingToolCall]:
+    calls = [answer.tool_call_id for answer in command.answers if answer.tool_call_id]
+    interrupts = [answer.interrupt_id for answer in command.answers if answer.interrupt_id]
+    rows = await db.execute(_SETTLED, {"s": command.session_id, "calls": calls, "interrupts": interrupts})
+    found = (PendingToolCall.model_validate(row.result) for row in rows)
+    return {call.tool_call_id: call for call in found}
+
+
+_SETTLED = text(
+    """SELECT s.result FROM run_steps s JOIN runs r ON r.id = s.run_id
+       WHERE r.session_id = :s AND s.kind = 'answer'
+         AND (s.tool_call_id = ANY(:calls) OR s.result ->> 'interrupt_id' = ANY(:interrupts))
+       ORDER BY s.position"""
 )
 
 
@@ -237,6 +262,8 @@ async def _known_messages(db: AsyncConnection, command: c.Command, facts: Facts)
 
 def _named_messages(command: c.Command, facts: Facts) -> Iterable[str]:
     yield from facts.takeover.open.texts
+    if isinstance(command, c.AcceptResume):
+        yield from (a.message_id or f"tool-{a.tool_call_id}" for a in command.answers)
     for given in (facts.next_input, command.input if isinstance(command, c.AcceptRun) else None):
         yield from (message.message_id for message in given.messages) if given else ()
 

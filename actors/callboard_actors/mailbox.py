@@ -16,12 +16,12 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from callboard_actors.answers import Decided, answer
 from callboard_actors.commit import RunIdTaken, Versioned, commit
 from callboard_actors.decide import decide
 from callboard_actors.evolve import evolve
 from callboard_actors.facts import Facts
 from callboard_actors.gather import Gatherer
+from callboard_actors.replies import Decided, answer
 from callboard_actors.sessions import Held, Sessions
 from callboard_actors.settle import Envelope, Replier, Unreadable, settle
 from callboard_actors.writes import OutboxItem

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-from callboard_actors.answers import Decided
+from callboard_actors.replies import Decided
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.ids import new_id, partition_of
 from callboard_runtime.domain.state_snapshot import ActiveRun, StateSnapshot
@@ -282,6 +282,16 @@ def _step_lost(at: _At, event: e.StepLost) -> None:
         at.writes.update("llm_calls", {**place, **usage, "status": status, "ended_at": at.now})
 
 
+def _tool_call_settled(at: _At, event: e.ToolCallSettled) -> None:
+    """The answer joins the journal, where the next leg's replay finds it."""
+    call = event.call
+    row = {"run_id": event.run_id, "key": f"answer:{call.tool_call_id}", "epoch": at.after.epoch, "kind": "answer"}
+    row |= {"name": call.tool_name, "digest": call.answer_digest or "", "tool_call_id": call.tool_call_id}
+    at.writes.insert(
+        "run_steps", {**row, "status": "recorded", "result": call.model_dump(mode="json"), "recorded_at": at.now}
+    )
+
+
 def _run_ended(at: _At, event: e.RunEnded) -> None:
     row: Row = {"id": event.run_id, "status": event.status, "ended_at": at.now, "deadline": None, "cancel_by": None}
     row |= {"error_code": event.error_code, "error_message": event.error_message, "result": event.result}
@@ -325,6 +335,7 @@ _WRITERS: dict[type, Callable[[_At, Any], None]] = {
     e.StepsBegun: _steps_begun,
     e.StepsRecorded: _steps_recorded,
     e.StepLost: _step_lost,
+    e.ToolCallSettled: _tool_call_settled,
     e.RunEnded: _run_ended,
     e.ReadersPoked: _readers_poked,
     e.WorkerTold: _worker_told,

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from callboard_actors.answers import Decided, answer
 from callboard_actors.decide import decide
 from callboard_actors.evolve import evolve
 from callboard_actors.facts import Facts, KnownAttempt, KnownRun, Policy, Takeover
+from callboard_actors.replies import Decided, answer
 from callboard_runtime.agui.open_parts import OpenParts
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.event_batch import ORIGIN, AguiEvent, EventBatch, EventId
 from callboard_runtime.domain.ids import run_uuid, session_uuid
 from callboard_runtime.domain.run_input import NewMessage, RunInput
-from callboard_runtime.domain.state_snapshot import ENDED, RunStatus, StateSnapshot
+from callboard_runtime.domain.state_snapshot import ENDED, PendingToolCall, RunStatus, StateSnapshot
 from callboard_runtime.domain.usage import UsageTotals
 
 USER, THREAD = "ada", "t1"
@@ -64,6 +64,8 @@ class SessionModel:
         self.tail: EventBatch | None = None  # what the living attempt showed and did not commit
         self.wakeups: set[tuple[UUID, int]] = set()
         self.told: list[e.WorkerTold] = []
+        self.settled: dict[str, PendingToolCall] = {}
+        self.answers: Counter[str] = Counter()
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -93,6 +95,17 @@ class SessionModel:
         assert self.snapshot.active is not None
         return self.snapshot.active.run_id
 
+    def resume(self, leg_run_id: str, *answers: c.ToolAnswer, run_id: str | None = None) -> c.AcceptResume:
+        return c.AcceptResume(
+            session_id=SESSION,
+            user_id=USER,
+            run_id=run_id,
+            leg_run_id=leg_run_id,
+            digest=" ".join(answer.model_dump_json() for answer in answers),
+            answers=answers,
+            not_after=self.now + timedelta(seconds=5),
+        )
+
     # -- carrying them out ---------------------------------------------------------------------------------------------
 
     def apply(self, command: c.Command) -> c.Reply:
@@ -110,6 +123,8 @@ class SessionModel:
         facts = Facts(now=self.now, policy=POLICY, known_messages=frozenset(m.message_id for m in self.messages))
         if isinstance(command, c.AcceptRun | c.CancelRun):
             facts = replace(facts, run=self._known(command), config={})
+        if isinstance(command, c.AcceptResume):
+            facts = replace(facts, run=self._known_leg(command), settled=dict(self.settled))
         if isinstance(command, c.StartRun):
             number = self.attempts_of[command.run_id]
             facts = replace(facts, attempt=self.attempts.get(command.attempt_id), attempts=number)
@@ -126,6 +141,15 @@ class SessionModel:
         if run is None:
             return None
         return KnownRun(run.id, run.client_id, SESSION, run.status, run.leg, run.legs)
+
+    def _known_leg(self, command: c.AcceptResume) -> KnownRun | None:
+        named = command.run_id or command.leg_run_id
+        runs = [run for run in self.runs.values() if any(used == named for used, _ in run.legs)]
+        return (
+            KnownRun(runs[0].id, runs[0].client_id, SESSION, runs[0].status, runs[0].leg, runs[0].legs)
+            if runs
+            else None
+        )
 
     def _takeover(self) -> Takeover:
         run = self.snapshot.active
@@ -160,6 +184,13 @@ class SessionModel:
                     self._bill(event.run_id, record.usage)
             case e.StepLost():
                 self._bill(event.run_id, event.usage)
+            case e.LegOpened():
+                self.runs[event.run_id].legs.setdefault((event.client_run_id, event.digest), event.leg)
+                self.runs[event.run_id].leg = event.leg
+            case e.ToolCallSettled(call=call):
+                self.answers[call.tool_call_id] += 1
+                assert self.answers[call.tool_call_id] == 1, "a call was answered twice"
+                self.settled[call.tool_call_id] = call
             case e.WorkerTold():
                 self.told.append(event)
             case e.RunEnded():

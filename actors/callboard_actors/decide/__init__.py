@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from callboard_actors.decide import attempts, clients, sweeps
+from callboard_actors.decide import answers, attempts, clients, pauses, sweeps
 from callboard_actors.decide.turn import Turn
 from callboard_actors.facts import Facts
 from callboard_runtime.domain import commands as c
@@ -25,6 +25,9 @@ HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     c.AppendEvents: attempts.append_events,
     c.ReleaseRun: attempts.release_run,
     c.FinishRun: attempts.finish_run,
+    c.RequestTools: pauses.request_tools,
+    c.AcceptResume: answers.accept_resume,
+    c.ExpireToolCalls: answers.expire_tool_calls,
     c.ReapAttempt: sweeps.reap_attempt,
     c.EnforceDeadline: sweeps.enforce_deadline,
     c.FailRun: sweeps.fail_run,

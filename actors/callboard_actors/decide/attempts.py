@@ -61,9 +61,11 @@ def _grant(turn: Turn, command: StartRun) -> None:
 def _clean_opening(turn: Turn) -> list[AguiEvent]:
     run, given = turn.active, turn.facts.input
     messages = given.messages if given and run.leg == 1 else ()
-    started = run_events.run_started(turn.snapshot.thread_id, run.leg_run_id, messages)
+    opening = [run_events.run_started(turn.snapshot.thread_id, run.leg_run_id, messages)]
+    if run.leg > 1:  # the answers joined the conversation while nobody streamed
+        opening.append(run_events.messages_snapshot(turn.facts.takeover.transcript))
     state = turn.snapshot.shared_state
-    return [started] if state is None else [started, run_events.state_snapshot(state)]
+    return opening if state is None else [*opening, run_events.state_snapshot(state)]
 
 
 def _reopening(turn: Turn) -> list[AguiEvent]:
@@ -92,22 +94,22 @@ def begin_step(turn: Turn, command: BeginStep) -> None:
     """Grant steps, unless the run is being cancelled; what travels along counts in both cases."""
     if is_repeated(turn.snapshot, command):
         return
-    _apply(turn, command, command.records, command.messages)
+    apply_work(turn, command, command.records, command.messages)
     if turn.active.status is not RunStatus.CANCELLING:
         turn.say(e.StepsBegun(command.run_id, command.epoch, command.steps))
 
 
 def record_step(turn: Turn, command: RecordStep) -> None:
     if not is_repeated(turn.snapshot, command):
-        _apply(turn, command, command.records, command.messages)
+        apply_work(turn, command, command.records, command.messages)
 
 
 def append_events(turn: Turn, command: AppendEvents) -> None:
     if not is_repeated(turn.snapshot, command):
-        _apply(turn, command)
+        apply_work(turn, command)
 
 
-def _apply(
+def apply_work(
     turn: Turn,
     command: AttemptCommand,
     records: tuple[StepRecord, ...] = (),
@@ -134,10 +136,10 @@ def release_run(turn: Turn, command: ReleaseRun) -> None:
     """Take the run back from a worker that shuts down, and wake another one at once."""
     if is_repeated(turn.snapshot, command):
         return
-    _apply(turn, command, command.records, command.messages)
+    apply_work(turn, command, command.records, command.messages)
     run = turn.active
     if run.status is RunStatus.CANCELLING:
-        _close(turn, e.RunEnded(run.run_id, RunStatus.CANCELLED))
+        close_run(turn, e.RunEnded(run.run_id, RunStatus.CANCELLED))
         return
     assert run.attempt_id is not None
     lose_open_steps(turn)
@@ -149,10 +151,10 @@ def finish_run(turn: Turn, command: FinishRun) -> None:
     """End the run as its worker says, or as cancelled when that was asked before."""
     if is_repeated(turn.snapshot, command):
         return
-    _apply(turn, command, command.records, command.messages)
+    apply_work(turn, command, command.records, command.messages)
     if command.state is not None:
         turn.say(e.StateChanged(command.state))
-    _close(turn, _end_of(turn, command))
+    close_run(turn, _end_of(turn, command))
 
 
 def _end_of(turn: Turn, command: FinishRun) -> e.RunEnded:
@@ -163,7 +165,7 @@ def _end_of(turn: Turn, command: FinishRun) -> e.RunEnded:
     )
 
 
-def _close(turn: Turn, end: e.RunEnded) -> None:
+def close_run(turn: Turn, end: e.RunEnded) -> None:
     """Write the terminal behind what the worker sent, and let the run go."""
     lose_open_steps(turn)
     run = turn.active

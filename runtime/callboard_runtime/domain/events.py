@@ -15,6 +15,7 @@ from callboard_runtime.domain.event_batch import EventBatch, EventId
 from callboard_runtime.domain.run_input import NewMessage, RunInput
 from callboard_runtime.domain.state_snapshot import PendingToolCall, QueuedRun, RunStatus
 from callboard_runtime.domain.usage import CallUsage
+from callboard_runtime.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,13 @@ class ToolCallSettled:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """The command changed nothing, and that it came is on record."""
+
+    error: Refused
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """The run's terminal; never followed by anything of the same run."""
 
@@ -245,6 +253,7 @@ Event = (
     | WorkerTold
     | ToolsRequested
     | ToolCallSettled
+    | CommandRefused
     | RunEnded
     | ReadersPoked
     | SessionDeleted

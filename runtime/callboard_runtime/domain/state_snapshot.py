@@ -72,8 +72,11 @@ class PendingToolCall(Frozen):
     interrupt_id: str | None = None  # approvals only: what the client answers to
     requested_at: datetime | None = None
     expires_at: datetime | None = None
+    message: str | None = None  # what the human is asked
+    response_schema: dict[str, Any] | None = None  # of an approval's payload
     answered_by: str | None = None
-    answer_digest: str | None = None
+    answer_digest: str | None = None  # the same answer again gets the first reply again
+    answer: Any = None  # in the journal only; a snapshot does not keep it
 
 
 class OpenStep(Frozen):

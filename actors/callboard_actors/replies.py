@@ -26,11 +26,29 @@ class Decided:
 
 
 def answer(decided: Decided) -> c.Reply:
+    refused = [event.error for event in decided.events if isinstance(event, e.CommandRefused)]
+    if refused:
+        return c.refusal(refused[0])
     return _ANSWERS.get(type(decided.command), _done)(decided, decided.command)
 
 
 def _done(_: Decided, __: c.Command) -> c.Reply:
     return c.Reply(answer=c.DoneAnswer())
+
+
+def _resume(decided: Decided, command: c.AcceptResume) -> c.Reply:
+    known, active = decided.facts.run, decided.after.active
+    if active is not None and (known is None or known.run_id == active.run_id):
+        run_id, leg = active.run_id, active.leg
+    elif known is not None:
+        run_id, leg = known.run_id, known.leg
+    else:  # refused before this is asked
+        run_id, leg = run_uuid(command.user_id, command.leg_run_id), 1
+    leg = known.digests.get((command.leg_run_id, command.digest), leg) if known else leg
+    status, thread, task = _status_after(decided, run_id), decided.after.thread_id, task_id(run_id, leg)
+    return c.Reply(
+        answer=c.RunAnswer(run_id=command.leg_run_id, thread_id=thread, task_id=task, status=status, leg=leg)
+    )
 
 
 def _run(decided: Decided, command: c.AcceptRun | c.CancelRun) -> c.Reply:
@@ -84,10 +102,12 @@ def _step(decided: Decided, command: c.AttemptCommand) -> c.Reply:
 _ANSWERS: dict[type, Callable[[Decided, Any], c.Reply]] = {
     c.AcceptRun: _run,
     c.CancelRun: _run,
+    c.AcceptResume: _resume,
     c.StartRun: _start,
     c.BeginStep: _step,
     c.RecordStep: _step,
     c.AppendEvents: _step,
     c.ReleaseRun: _step,
+    c.RequestTools: _step,
     c.FinishRun: _step,
 }
