@@ -110,7 +110,9 @@ class SessionRecords:
 
 def _page(rows: list[Row], count: int, key_of: Callable[[Row], tuple[Any, ...]]) -> Page:
     kept = rows[:count]
-    following = base64.urlsafe_b64encode(orjson.dumps(key_of(kept[-1]))).decode() if len(rows) > count else None
+    following = (
+        base64.urlsafe_b64encode(orjson.dumps(key_of(kept[-1]), default=str)).decode() if len(rows) > count else None
+    )
     return Page(tuple(kept), following)
 
 
