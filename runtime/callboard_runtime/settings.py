@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 from pydantic_settings.sources import DotEnvSettingsSource
@@ -19,6 +19,16 @@ from callboard_runtime.errors import SettingsError
 
 PREFIX = "CALLBOARD_"
 ALIAS_PREFIX = "SOCIAL_"
+
+
+def _separated(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(name for part in value.strip("[]").split(",") if (name := part.strip(" \t\"'")))
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)]
+"""Names separated by commas; a JSON list is understood too."""
 
 
 class Section(BaseModel):
@@ -91,7 +101,7 @@ class AuthSettings(Section):
 class HttpSettings(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one")
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Names = Field(
         default=(), description="Origins that a browser may call from, separated by commas; none by default"
     )
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, description="Largest request body")
@@ -105,13 +115,6 @@ class HttpSettings(Section):
     accept_timeout: float = Field(default=5, gt=0, description="Seconds a request may wait for the actor")
     drain: float = Field(default=10, ge=0, description="Seconds to let streams end at shutdown")
 
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _separated(cls, origins: object) -> object:
-        if not isinstance(origins, str):
-            return origins
-        return tuple(origin for part in origins.strip("[]").split(",") if (origin := part.strip(" \t\"'")))
-
 
 class RunSettings(Section):
     deadline: float = Field(default=600, gt=0, description="Seconds a run may be active, pauses excluded")
@@ -121,7 +124,7 @@ class RunSettings(Section):
     max_queue: int = Field(default=200, ge=0, description="Runs that may wait in one session")
     tool_call_ttl: float = Field(default=7 * 24 * 3600, gt=0, description="Seconds a pending tool call stays open")
     history_tokens: int = Field(default=16_000, ge=100, description="Tokens of conversation sent to the model")
-    approver_roles: tuple[str, ...] = Field(default=(), description="Roles that may approve; none: the session's owner")
+    approver_roles: Names = Field(default=(), description="Roles that may approve; none: the session's owner")
     approver_not_requester: bool = Field(default=False, description="Nobody may approve a call of their own run")
     max_tool_result_bytes: int = Field(default=256 * 1024, ge=1024, description="Largest result of one tool call")
 

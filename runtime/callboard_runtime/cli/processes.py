@@ -63,7 +63,8 @@ def _add(app: typer.Typer, process: Process, target: str) -> None:
 
     def forward(ctx: typer.Context) -> None:
         command = _load(process, target)
-        _start_logging()
+        if "--help" not in ctx.args:
+            _start_logging()
         command(args=list(ctx.args), prog_name=f"callboard {process.name}")
 
     app.command(process.name, help=process.help, context_settings=options, add_help_option=False)(forward)
