@@ -21,7 +21,7 @@ from callboard_actors.consumer import PartitionConsumer
 from callboard_actors.ownership import Mailboxes, PartitionOwner, living_processes, take_partition
 from callboard_actors.partitions import Handovers, assign
 from callboard_runtime.broker import topology
-from callboard_runtime.broker.connection import ConnectionGone, gone_when_broken
+from callboard_runtime.broker.connection import ConnectionGone, gone_when_broken, is_real_cancellation
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.settings import Settings
@@ -137,9 +137,21 @@ class ActorApp:
             return
         with suppress(*CONNECTION_EXCEPTIONS, ConnectionGone, TimeoutError):
             async with asyncio.timeout(PROBE_TIMEOUT), gone_when_broken():
-                for item in self.partitions:
-                    if item.joined and not await _consumers(self._connection, item.partition):
-                        self._move(item.partition, "the broker knows no consumer of it")
+                for partition in await self._unconsumed(self._connection):
+                    self._move(partition, "the broker knows no consumer of it")
+
+    async def _unconsumed(self, connection: RobustConnection) -> list[int]:
+        """The partitions that should have our consumer and have none; a missing queue ends the search."""
+        found: list[int] = []
+        async with await connection.channel(publisher_confirms=False) as channel:
+            for item in (item for item in self.partitions if item.joined):
+                try:
+                    queue = await channel.declare_queue(topology.partition_queue(item.partition), passive=True)
+                except ChannelNotFoundEntity:
+                    return [*found, item.partition]
+                if not queue.declaration_result.consumer_count:
+                    found.append(item.partition)
+        return found
 
     def _lost(self, partition: int) -> Callable[[], None]:
         return lambda: self._move(partition, "another process took it")
@@ -164,19 +176,9 @@ class ActorApp:
                 logger.info("partition %d: %s", item.partition, error, extra={"action": "partition_retry"})
 
 
-async def _consumers(connection: RobustConnection, partition: int) -> int:
-    """How many consumers the broker counts on a partition's queue; 0 when the queue is gone, too."""
-    channel = await connection.channel(publisher_confirms=False)
-    try:
-        queue = await channel.declare_queue(topology.partition_queue(partition), passive=True, robust=False)
-        return queue.declaration_result.consumer_count or 0
-    except ChannelNotFoundEntity:
-        return 0
-    finally:
-        await channel.close()
-
-
 async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
     while True:
         await step()
+        if is_real_cancellation():  # closing a channel under cancellation may raise something else in its place
+            raise asyncio.CancelledError
         await asyncio.sleep(seconds)

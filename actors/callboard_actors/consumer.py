@@ -19,8 +19,8 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitBroker, RabbitExchange, RabbitQueue
 
-from callboard_actors.settle import Envelope
 from callboard_actors.ownership import PartitionOwner
+from callboard_actors.settle import Envelope
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.connection import gone_when_broken
 from callboard_runtime.settings import ActorSettings

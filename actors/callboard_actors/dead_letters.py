@@ -12,7 +12,7 @@ from aio_pika import RobustConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from callboard_runtime.broker import topology
-from callboard_runtime.broker.connection import ConnectionGone, gone_when_broken
+from callboard_runtime.broker.connection import ConnectionGone, gone_when_broken, is_real_cancellation
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ class DeadLetterWatch:
         """Look every half minute, until cancelled."""
         while True:
             await self.look()
+            if is_real_cancellation():
+                raise asyncio.CancelledError
             await asyncio.sleep(LOOK_EVERY)
 
     async def look(self) -> None:

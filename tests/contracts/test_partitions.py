@@ -13,7 +13,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors.app import ActorApp, build_broker
-from callboard_actors.consumer import PartitionConsumer
 from callboard_actors.partitions import assign
 from callboard_actors.settle import Envelope
 from callboard_runtime.broker import topology
@@ -133,11 +132,13 @@ class World:
         async with self.engine.connect() as connection:
             return [tuple(row) for row in await connection.execute(text(statement), values)]
 
+    async def connection(self) -> aio_pika.abc.AbstractConnection:
+        return await self._stack.enter_async_context(await aio_pika.connect(self.url))
+
     async def publish(self, count: int) -> None:
         """`count` more commands to each of some partitions, numbered on."""
         if self._channel is None:
-            connection = await self._stack.enter_async_context(await aio_pika.connect(self.url))
-            self._channel = await connection.channel()
+            self._channel = await (await self.connection()).channel()
         exchange = await self._channel.get_exchange(topology.SESSION_EXCHANGE, ensure=False)
         for partition in SOME:
             for _ in range(count):
@@ -156,7 +157,7 @@ class World:
 
     async def until(self, query: str, holds: Callable[[list[tuple[object, ...]]], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
-            while not holds(await self.rows(query)):
+            while not holds(await self.rows(query)):  # noqa: ASYNC110 - the database tells nobody
                 await asyncio.sleep(0.05)
 
     async def owners(self) -> dict[int, tuple[str, int]]:
@@ -172,7 +173,7 @@ async def world(broker_url: str, engine: AsyncEngine) -> AsyncIterator[World]:
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -275,14 +276,18 @@ async def test_an_owner_that_was_fenced_out_goes_to_the_end_of_the_line(world: W
 
 async def test_a_consumer_that_the_broker_forgot_is_set_up_again(world: World) -> None:
     app = await world.process("a")
-    connection = await app.broker.connect()
+    connection = await world.connection()
     admin = await connection.channel()
     await admin.queue_delete(topology.partition_queue(SOME[0]))
     await app._probe()  # pyright: ignore[reportPrivateUsage] - else it takes a quarter of a minute
 
     async def consumed() -> bool:
-        consumers: PartitionConsumer = app.partitions[SOME[0]]
-        return await consumers.consuming()
+        try:
+            async with await connection.channel() as looking:
+                queue = await looking.declare_queue(topology.partition_queue(SOME[0]), passive=True)
+                return bool(queue.declaration_result.consumer_count)
+        except aio_pika.exceptions.ChannelNotFoundEntity:
+            return False
 
     await eventually(consumed)
     await world.publish(3)
