@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import orjson
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from callboard_runtime.config.loader import Rows, fetch_rows
@@ -17,7 +16,7 @@ from callboard_runtime.config.parts import SCRIPTED_PROVIDER, LlmParams
 from callboard_runtime.config.resolver import TABLE, Resolver, RuntimeConfig, parse_rows, resolve_agent_runtime_config
 from callboard_runtime.config.specs import PROMPTS, AgentRow
 from callboard_runtime.config.static import StaticConfig, load_static
-from callboard_runtime.errors import ConfigError, InvalidInput, NotFound, SettingsError
+from callboard_runtime.errors import ConfigError, InvalidInput, NotFound
 from callboard_runtime.persistence.agent_repository import AgentChange, changed, put_agent, remove_agent
 from callboard_runtime.persistence.database import create_engine, transaction
 from callboard_runtime.settings import Settings
@@ -262,9 +261,4 @@ def _with_database(settings: Settings, work: Callable[[AsyncConnection], Awaitab
         finally:
             await engine.dispose()
 
-    try:
-        return asyncio.run(run())
-    except ProgrammingError as error:
-        if "UndefinedTable" in str(error.orig):
-            raise SettingsError("the database has no tables yet: run `callboard migrate`") from error
-        raise
+    return asyncio.run(run())

@@ -26,6 +26,7 @@ COMMAND_TIMEOUT = 30.0  # seconds; a frozen server must not hold a caller for ev
 POOL_TIMEOUT = 10.0  # seconds to wait for a free connection
 STATEMENTS = 256  # prepared statements kept per connection
 DEFAULT_POOL = 10
+_UNDEFINED_TABLE = "42P01"
 
 _AWAY = (
     asyncpg.PostgresConnectionError,
@@ -107,14 +108,17 @@ def _plain(value: object) -> object:
 
 @asynccontextmanager
 async def connect(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """A connection for reads; what is not committed inside is rolled back. Raises Unavailable for an outage."""
+    """A connection for reads; what is not committed inside is rolled back.
+
+    Raises Unavailable for an outage, SettingsError for a database that was never migrated.
+    """
     async with _outages(), engine.connect() as connection:
         yield connection
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """One transaction, committed at the end, rolled back by an exception. Raises Unavailable for an outage.
+    """One transaction, committed at the end, rolled back by an exception; raises as `connect` does.
 
     When the outage hits the commit itself, nobody knows whether it took effect: look again before repeating.
     """
@@ -124,7 +128,7 @@ async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
 
 @asynccontextmanager
 async def snapshot(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """A read-only connection whose statements all see the same moment. Raises Unavailable for an outage."""
+    """A read-only connection whose statements all see the same moment; raises as `connect` does."""
     async with _outages(), engine.connect() as connection:
         yield await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
@@ -136,6 +140,8 @@ async def _outages() -> AsyncGenerator[None]:
     except Exception as error:
         if is_outage(error):
             raise Unavailable(f"the database is away ({type(error).__name__}); nothing is lost, try again") from error
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _UNDEFINED_TABLE:
+            raise SettingsError("the database has no tables yet: run `callboard migrate`") from error
         raise
 
 
