@@ -105,3 +105,73 @@ def test_a_bad_url_is_refused_without_showing_it() -> None:
     with pytest.raises(SettingsError, match="CALLBOARD_DATABASE_URL") as caught:
         migrate.current("hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+SOME_ID = "6f1d2c0e-54a8-5d0b-9d5e-4f1f0f6b7a01"
+
+QUERIES = {
+    "the log of a session beyond a cursor": (
+        "SELECT lines FROM event_segments WHERE session_id = :id AND (epoch, last_seq) > (2, 7)"
+        " ORDER BY epoch, first_seq LIMIT 10",
+        "pk_event_segments",
+    ),
+    "the epochs of a leg": (
+        "SELECT epoch FROM run_attempts WHERE run_id = :id AND leg = 1",
+        "ix_run_attempts_run_id",
+    ),
+    "messages beyond a seq": (
+        "SELECT * FROM messages WHERE session_id = :id AND seq > 7 ORDER BY seq LIMIT 10",
+        "pk_messages",
+    ),
+    "a message by its id": (
+        "SELECT seq FROM messages WHERE session_id = :id AND message_id = 'm'",
+        "uq_messages_session_id_message_id",
+    ),
+    "a user's newest sessions, page by page": (
+        "SELECT id FROM sessions WHERE user_id = 'ana' AND (updated_at, id) < (now(), :id)"
+        " ORDER BY updated_at DESC, id DESC LIMIT 10",
+        "ix_sessions_user_updated",
+    ),
+    "a run by its client's id": (
+        "SELECT id FROM runs WHERE user_id = 'ana' AND client_run_id = 'r'",
+        "uq_runs_user_id_client_run_id",
+    ),
+    "a leg by its client's id": (
+        "SELECT run_id FROM run_legs WHERE user_id = 'ana' AND client_run_id = 'r'",
+        "uq_run_legs_user_id_client_run_id_run_id_leg",
+    ),
+    "a session's newest runs": (
+        "SELECT id FROM runs WHERE session_id = :id ORDER BY created_at DESC LIMIT 10",
+        "ix_runs_session_id_created_at",
+    ),
+    "runs that are past their deadline": (
+        "SELECT id FROM runs WHERE status IN ('queued', 'running', 'cancelling') AND deadline < now()",
+        "ix_runs_live",
+    ),
+    "how many runs wait": ("SELECT count(*) FROM runs WHERE status = 'queued'", "ix_runs_live"),
+    "the outbox rows that are due": ("SELECT id FROM outbox WHERE due_at <= now()", "ix_outbox_due_at"),
+    "the journal of a run": (
+        "SELECT * FROM run_steps WHERE run_id = :id",
+        "pk_run_steps",
+    ),
+    "the calls of a run": (
+        "SELECT * FROM llm_calls WHERE run_id = :id",
+        "pk_llm_calls",
+    ),
+    "the calls of a session": (
+        "SELECT sum(cost) FROM llm_calls WHERE session_id = :id",
+        "ix_llm_calls_session_id",
+    ),
+    "the audit of a session": (
+        "SELECT * FROM audit_log WHERE session_id = :id",
+        "ix_audit_log_session_id",
+    ),
+}
+
+
+@pytest.mark.parametrize(("query", "index"), QUERIES.values(), ids=QUERIES)
+async def test_a_frequent_query_has_its_index(engine: AsyncEngine, query: str, index: str) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))  # the tables are empty: ask what is possible
+        plan = "\n".join(await connection.scalars(text("EXPLAIN " + query.replace(":id", f"uuid '{SOME_ID}'"))))
+    assert f" {index} " in plan, plan
