@@ -78,8 +78,8 @@ async def scripted_actor(url: str, script: Script, *partitions: int) -> AsyncIte
         yield actor
 
 
-async def eventually(condition: Callable[[], object]) -> None:
+async def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> None:
     """Wait until `condition()` is true."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
+    async with asyncio.timeout(patience):
+        while not condition():  # noqa: ASYNC110 - what is waited for is in another process or thread
             await asyncio.sleep(0.01)

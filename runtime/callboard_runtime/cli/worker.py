@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -45,6 +46,7 @@ def worker(
 
 def serve(settings: Settings, concurrency: int | None = None, name: str | None = None) -> None:
     """Serve in this thread until SIGTERM or SIGINT."""
+    from celery.exceptions import SecurityWarning
     from celery.signals import setup_logging
 
     from callboard_runtime.entry.celery_app import bind  # late: the command line lists its commands without Celery
@@ -53,13 +55,15 @@ def serve(settings: Settings, concurrency: int | None = None, name: str | None =
 
     for noisy in QUIET if settings.log_level != "DEBUG" else ():
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns root of unpickling what others send: only JSON is accepted.
+    warnings.simplefilter("ignore", SecurityWarning)
     setup_logging.connect(_keep_logging, weak=False)  # pyright: ignore[reportUnknownMemberType]
     bind(app, settings)
     loop = WorkerLoop(settings, concurrency=concurrency, name=name)
     loop.start()
     use_worker(loop)
     try:
-        _celery_worker(app, loop).start()
+        celery_worker(app, loop).start()
     finally:
         _stop(loop)
 
@@ -68,7 +72,17 @@ def _keep_logging(**_: Any) -> None:
     """Celery sets logging up by itself unless somebody listens here."""
 
 
-def _celery_worker(app: Any, loop: WorkerLoop) -> Any:
+class Sized(Protocol):
+    """A process's unique name and how many runs it takes at once."""
+
+    @property
+    def process(self) -> str: ...
+    @property
+    def slots(self) -> int: ...
+
+
+def celery_worker(app: Any, loop: Sized) -> Any:
+    """The Celery worker of this process, not started."""
     return app.Worker(
         hostname=loop.process,
         pool="threads",

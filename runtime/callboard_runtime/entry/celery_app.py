@@ -49,6 +49,7 @@ def create_celery() -> Any:
         worker_send_task_events=False,
         worker_prefetch_multiplier=1,
         worker_pool="threads",
+        worker_consumer="callboard_runtime.entry.celery_consumer:WakeupConsumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,

@@ -52,7 +52,7 @@ class ContentTask(Task):  # pyright: ignore[reportMissingTypeArgument, reportUnt
         return super().apply_async(args, kwargs, *more, **options)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
-@app.task(name=RUN_TASK, base=ContentTask, bind=True)
+@app.task(name=RUN_TASK, base=ContentTask, bind=True, shared=False)
 def run_agent_task(self: Any, *args: Any, **content: Any) -> str | None:
     """Run the first leg of a run, given as session id, run id and leg.
 
@@ -64,7 +64,7 @@ def run_agent_task(self: Any, *args: Any, **content: Any) -> str | None:
     return enqueue_run(RunCommand.of(_with_task_id(_content(args, content), self.request.id)))
 
 
-@app.task(name=RESUME_TASK, base=ContentTask)
+@app.task(name=RESUME_TASK, base=ContentTask, shared=False)
 def resume_agent_task(*args: Any, **content: Any) -> str | None:
     """Run a later leg of a run, given as session id, run id and leg.
 

@@ -1,0 +1,118 @@
+"""Heartbeats against a real PostgreSQL: what they write, that they outlast a restart, and that they leave cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from callboard_runtime.persistence import migrate
+from callboard_runtime.persistence.database import connect, create_engine
+from callboard_runtime.persistence.heartbeats import Heartbeat
+from services import PostgresServer
+from sqlalchemy import text
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def beats() -> Iterator[list[Heartbeat]]:
+    """Heartbeats to stop at the end."""
+    started: list[Heartbeat] = []
+    yield started
+    for heartbeat in started:
+        heartbeat.stop()
+
+
+async def rows(url: str) -> list[Mapping[str, Any]]:
+    engine = create_engine(url, pool=0)
+    async with connect(engine) as connection:
+        found = await connection.execute(text("SELECT *, beat_at > started_at AS again FROM processes ORDER BY id"))
+        return [dict(row) for row in found.mappings()]
+
+
+async def until(url: str, wanted: Any) -> Mapping[str, Any]:
+    """Wait until a row fulfils `wanted`."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            for row in await rows(url):
+                if wanted(row):
+                    return row
+            await asyncio.sleep(0.05)
+
+
+async def test_a_process_is_listed_with_its_slots_and_attempts(postgres_url: str, beats: list[Heartbeat]) -> None:
+    slots, attempts = [3], [uuid.uuid4()]
+    heartbeat = Heartbeat(
+        postgres_url, "w1", "worker", interval=0.3, slots=lambda: slots[0], attempts=lambda: list(attempts)
+    )
+    beats.append(heartbeat)
+    heartbeat.start()
+    row = await until(postgres_url, lambda row: row["slots"] == 3)
+    assert (row["id"], row["kind"], row["attempts"]) == ("w1", "worker", [str(attempts[0])])
+    slots[0], attempts[:] = 2, []
+    heartbeat.nudge()
+    row = await until(postgres_url, lambda row: row["slots"] == 2)
+    assert row["attempts"] == []
+    assert row["again"], "the database's clock goes on with every beat"
+
+
+async def test_a_nudge_does_not_wait_for_the_interval(postgres_url: str, beats: list[Heartbeat]) -> None:
+    slots = [1]
+    heartbeat = Heartbeat(postgres_url, "w1", "worker", interval=3600, slots=lambda: slots[0])
+    beats.append(heartbeat)
+    heartbeat.start()
+    await until(postgres_url, lambda row: row["slots"] == 1)
+    slots[0] = 7
+    heartbeat.nudge()
+    await until(postgres_url, lambda row: row["slots"] == 7)
+
+
+async def test_a_stopped_process_leaves_the_list(postgres_url: str) -> None:
+    heartbeat = Heartbeat(postgres_url, "w1", "worker", interval=3600)
+    heartbeat.start()
+    assert await asyncio.to_thread(heartbeat.wait_first, PATIENCE)
+    await asyncio.to_thread(heartbeat.stop)
+    assert await rows(postgres_url) == []
+    heartbeat.stop()
+
+
+async def test_two_processes_do_not_disturb_each_other(postgres_url: str, beats: list[Heartbeat]) -> None:
+    for name in ("a", "b"):
+        beats.append(Heartbeat(postgres_url, name, "http", interval=0.3))
+        beats[-1].start()
+    await until(postgres_url, lambda row: row["id"] == "b")
+    await until(postgres_url, lambda row: row["id"] == "a")
+    await asyncio.to_thread(beats[0].stop)
+    assert [row["id"] for row in await rows(postgres_url)] == ["b"]
+
+
+async def test_a_database_that_is_away_at_first_is_found_later(
+    private_postgres: PostgresServer, beats: list[Heartbeat], caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(migrate.upgrade, private_postgres.url)
+    private_postgres.stop()
+    heartbeat = Heartbeat(private_postgres.url, "w1", "worker", interval=0.3)
+    beats.append(heartbeat)
+    heartbeat.start()
+    async with asyncio.timeout(PATIENCE):
+        while "no heartbeat" not in caplog.text:
+            await asyncio.sleep(0.05)
+    assert not heartbeat.wait_first(0)
+    private_postgres.start()
+    assert await asyncio.to_thread(heartbeat.wait_first, PATIENCE)
+
+
+async def test_it_outlasts_a_restart_of_the_database(private_postgres: PostgresServer, beats: list[Heartbeat]) -> None:
+    await asyncio.to_thread(migrate.upgrade, private_postgres.url)
+    slots = [1]
+    heartbeat = Heartbeat(private_postgres.url, "w2", "worker", interval=0.3, slots=lambda: slots[0])
+    beats.append(heartbeat)
+    heartbeat.start()
+    await until(private_postgres.url, lambda row: row["slots"] == 1)
+    private_postgres.kill()
+    private_postgres.start()
+    slots[0] = 5
+    await until(private_postgres.url, lambda row: row["slots"] == 5)
