@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from callboard_runtime.crew.context import CURRENT, PLACE, Place, RunContext
 from callboard_runtime.crew.toolbox import Toolbox
+from callboard_runtime.crew.trims import TrimmedExecutor
 from callboard_runtime.llm.client import CallboardLLM
-from callboard_runtime.llm.libraries import AgentExecutor
 
 OUT_OF_TURNS = (
     "You have used up your tool calls for this task. Give your best final answer now, from what you know, "
@@ -20,7 +20,7 @@ OUT_OF_TURNS = (
 )
 
 
-class JournaledExecutor(AgentExecutor):
+class JournaledExecutor(TrimmedExecutor):
     """Runs one agent's tasks; what the model and the tools do is journaled by them."""
 
     async def ainvoke(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +67,6 @@ class JournaledExecutor(AgentExecutor):
         return [*opening, {"role": "user", "content": user.replace("{input}", inputs["input"]).strip()}]
 
 
-def _stage_of(executor: AgentExecutor) -> str:
+def _stage_of(executor: JournaledExecutor) -> str:
     task = executor.task
     return str(task.name) if task is not None and task.name else "task"

@@ -16,9 +16,9 @@ from callboard_runtime.config.parts import (
 from callboard_runtime.config.resolver import RuntimeConfig
 from callboard_runtime.config.templates import render
 from callboard_runtime.crew.executor import JournaledExecutor
-from callboard_runtime.crew.trims import TrimmedCrew
+from callboard_runtime.crew.trims import TrimmedCrew, apply_trims
 from callboard_runtime.llm.client import CallboardLLM
-from callboard_runtime.llm.libraries import Agent, BaseTool, Crew, Task
+from callboard_runtime.llm.libraries import Agent, BaseAgent, BaseTool, Crew, Task
 from callboard_runtime.llm.libraries import Process as CrewProcess
 from callboard_runtime.tools.journaled import wrap_all
 from callboard_runtime.tools.spec import Tool
@@ -43,9 +43,10 @@ class CrewParts:
 
 def build(config: RuntimeConfig, parts: CrewParts) -> Crew:
     """The crew of a workflow; raises KeyError for a template variable that `parts` lacks."""
+    apply_trims()
     stages = [config.stages[name] for name in config.workflow_stages]
     hierarchical = config.process is Process.HIERARCHICAL
-    agents = [_agent(stage.agent, parts.make_llm(stage.name, stage.llm), parts) for stage in stages]
+    agents: list[BaseAgent] = [_agent(stage.agent, parts.make_llm(stage.name, stage.llm), parts) for stage in stages]
     if hierarchical:
         for agent, stage in zip(agents, stages, strict=True):
             agent.tools = _backend(stage, parts)
@@ -82,7 +83,7 @@ def _agent(config: AgentConfig, llm: CallboardLLM, parts: CrewParts) -> Agent:
     )
 
 
-def _task(stage: StageConfig, agent: Agent | None, parts: CrewParts) -> Task:
+def _task(stage: StageConfig, agent: BaseAgent | None, parts: CrewParts) -> Task:
     tools = wrap_all(parts.frontend_tools) if stage.visible else []
     description = stage.task.description
     if stage.visible and "{context}" not in description and parts.values.get("context", "[]") != "[]":

@@ -35,6 +35,7 @@ from callboard_runtime.errors import CallboardError, RunCancelling
 from callboard_runtime.llm.caller import ModelCaller
 from callboard_runtime.llm.client import CallboardLLM
 from callboard_runtime.llm.libraries import Crew
+from callboard_runtime.llm.scripted import register
 from callboard_runtime.settings import Settings
 from callboard_runtime.tools.registry import backend_tool
 from callboard_runtime.tools.spec import Tool, frontend_tools
@@ -52,7 +53,7 @@ class CrewOutcome:
 
 
 def prepare_loop(loop: asyncio.AbstractEventLoop, concurrency: int) -> None:
-    """Give the loop threads enough for `concurrency` runs: tools that are not coroutines and delegations sit in them."""
+    """Give the loop enough threads for `concurrency` runs: plain functions and delegations sit in them."""
     loop.set_default_executor(ThreadPoolExecutor(max_workers=2 * concurrency + 8, thread_name_prefix="crew"))
 
 
@@ -167,6 +168,7 @@ class CrewAIRuntime:
         open are emitted in every case. A cancelled caller may still `settle`.
         """
         self._loop = asyncio.get_running_loop()
+        register(self._settings.llm)
         # A context of its own: CrewAI leaves things in it when a run is broken off.
         task = self._loop.create_task(self._kickoff(), context=contextvars.copy_context())
         try:
@@ -192,7 +194,7 @@ class CrewAIRuntime:
     async def _kickoff(self) -> str:
         assert self._loop is not None
         CURRENT.set(self._context(self._loop))
-        output: Any = await self.build_crew().akickoff()
+        output: Any = await self.build_crew().akickoff()  # pyright: ignore[reportUnknownMemberType]  # untyped files
         return str(output.raw)
 
     async def _stopped(self, error: CallboardError) -> CrewOutcome:

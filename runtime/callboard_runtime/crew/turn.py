@@ -1,4 +1,4 @@
-"""In: the tool calls of one model answer. Out: a result for each, journaled; or one pause for all that wait for someone.
+"""In: the tool calls of one model answer. Out: a journaled result for each, or one pause for those that must wait.
 
 Direct calls run side by side. A turn pauses once, after every direct call of it is recorded.
 """

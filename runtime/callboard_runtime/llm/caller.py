@@ -1,4 +1,4 @@
-"""In: a model call of a crew. Out: its answer, from the journal if it is there, else asked for, metered and recorded."""
+"""In: a model call of a crew. Out: its answer, from the journal, or else asked for, metered and recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from callboard_runtime.domain.commands import StepBegin, StepRecord
 from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.errors import ConfigError, RunCancelling
 from callboard_runtime.llm.answer import AnswerBuilder, AnswerView
-from callboard_runtime.llm.errors import ModelError, ModelTimeout, key_setting, model_error
+from callboard_runtime.llm.errors import ModelError, ModelTimeout, key_setting, model_error, reason
 from callboard_runtime.llm.messages import ModelAnswer, ModelCall, Usage, estimate_tokens
 from callboard_runtime.llm.prices import price_text
 from callboard_runtime.llm.provider import SCRIPTED, Target
@@ -158,7 +158,9 @@ class ModelCaller:
     async def _failed(self, key: str, request: Request, error: Exception) -> ModelError:
         failure = model_error(error, request.target.provider, request.target.model)
         logger.warning(
-            "model request failed",
+            "model request failed with %s: %s",
+            failure.code,
+            reason(error, request.target.api_key),
             extra={"action": "model_failed", "code": failure.code, "step": key, "cause": type(error).__name__},
         )
         estimated = isinstance(failure, ModelTimeout) or request.builder.started

@@ -12,6 +12,7 @@ ModelError                MODEL_FAILED
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from callboard_runtime.errors import CallboardError
@@ -73,6 +74,7 @@ class ModelRejected(ModelError):
     code = "MODEL_REJECTED"
 
 
+_KEY_LIKE = re.compile(r"\b[A-Za-z]{2,6}[-_][A-Za-z0-9*_-]{6,}|\b[A-Za-z0-9_*-]{24,}")
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context window", "prompt is too long")
 _UNREACHABLE = ("connect", "remoteprotocol", "readerror", "writeerror", "closedresource", "incompleteread")
 _UNREADABLE = ("json", "validation", "decode", "keyerror", "typeerror", "attributeerror")
@@ -109,6 +111,14 @@ def key_setting(provider: str) -> str:
     return f"CALLBOARD_LLM__PROVIDER_KEYS__{provider.upper().replace('-', '_')}"
 
 
+def reason(error: BaseException, secret: str | None) -> str:
+    """What a provider said, for the log alone: shortened, and with anything that looks like a key taken out."""
+    text = " ".join(str(error).split())
+    if secret:
+        text = text.replace(secret, "…")
+    return _KEY_LIKE.sub("…", text)[:300]
+
+
 def _chain(error: BaseException) -> list[BaseException]:
     links: list[BaseException] = []
     link: BaseException | None = error
@@ -119,7 +129,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The provider's HTTP status; LiteLLM puts 500 on errors of its own, so the innermost one that has a status wins."""
+    """The provider's HTTP status: the innermost one, because LiteLLM puts 500 on errors of its own."""
     found = [status for link in _chain(error) if isinstance(status := getattr(link, "status_code", None), int)]
     return found[-1] if found else None
 

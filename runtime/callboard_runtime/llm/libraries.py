@@ -9,6 +9,7 @@ load()
 
 import litellm
 from crewai import Agent, Crew, Process, Task
+from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
 from crewai.crews.crew_output import CrewOutput
 from crewai.llms.base_llm import BaseLLM
@@ -21,6 +22,7 @@ __all__ = [
     "Agent",
     "AgentExecutor",
     "AgentExecutorState",
+    "BaseAgent",
     "BaseLLM",
     "BaseTool",
     "Crew",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.llm.messages import Usage
@@ -51,7 +51,8 @@ def listed_prices(model: str, provider: str) -> tuple[Decimal | None, Decimal | 
 
     if provider == SCRIPTED:
         return None, None, None
-    listed: dict[str, Any] = litellm.model_cost.get(model) or litellm.model_cost.get(model.split("/", 1)[-1]) or {}  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    prices = cast(dict[str, dict[str, Any]], litellm.model_cost)  # pyright: ignore[reportUnknownMemberType]
+    listed = prices.get(model) or prices.get(model.split("/", 1)[-1]) or {}
     names = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
     first, second, third = (_decimal(listed.get(name)) for name in names)
     return first, second, third

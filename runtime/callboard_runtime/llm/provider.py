@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -27,7 +27,7 @@ class Target:
     cached_price: Any = None
 
 
-async def stream(call: ModelCall, target: Target, timeout: float) -> AsyncIterator[Delta]:
+async def stream(call: ModelCall, target: Target, timeout: float) -> AsyncGenerator[Delta]:
     """Send the request and yield its answer piece by piece; raises whatever LiteLLM or the provider's SDK raises.
 
     `timeout` is in seconds and bounds single reads; the caller bounds the whole.
@@ -63,13 +63,13 @@ def _arguments(call: ModelCall, target: Target, timeout: float) -> dict[str, Any
     return arguments
 
 
-async def _chunks(response: Any, provider: str) -> AsyncIterator[Any]:
+async def _chunks(response: Any, provider: str) -> AsyncGenerator[Any]:
     """The provider's own chunks where they are already OpenAI-shaped, else LiteLLM's normalised ones.
 
     LiteLLM's wrapper costs more than the rest of a run together; it changes nothing about such chunks.
     """
     raw = getattr(response, "completion_stream", None)
-    source = raw if _is_openai_shaped(raw, provider) else response
+    source: Any = raw if _is_openai_shaped(raw, provider) else response
     try:
         async for chunk in source:
             yield chunk
@@ -117,13 +117,11 @@ def read_usage(usage: Any) -> Usage | None:
     """Token counts from any form of OpenAI's usage object; None when there is none."""
     if usage is None:
         return None
-    get = usage.get if isinstance(usage, Mapping) else lambda name: getattr(usage, name, None)  # pyright: ignore[reportUnknownVariableType, reportUnknownLambdaType, reportUnknownMemberType]
-    details = cast(Any, get)
     return Usage(
-        input_tokens=_count(details("prompt_tokens")),
-        output_tokens=_count(details("completion_tokens")),
-        cached_tokens=_count(_member(details("prompt_tokens_details"), "cached_tokens")),
-        reasoning_tokens=_count(_member(details("completion_tokens_details"), "reasoning_tokens")),
+        input_tokens=_count(_member(usage, "prompt_tokens")),
+        output_tokens=_count(_member(usage, "completion_tokens")),
+        cached_tokens=_count(_member(_member(usage, "prompt_tokens_details"), "cached_tokens")),
+        reasoning_tokens=_count(_member(_member(usage, "completion_tokens_details"), "reasoning_tokens")),
     )
 
 

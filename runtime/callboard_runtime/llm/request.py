@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from weakref import WeakKeyDictionary
 
 from callboard_runtime.domain.usage import CallUsage
@@ -49,11 +50,12 @@ class Request:
 
     async def _read(self, limit: asyncio.Timeout) -> None:
         deadline = asyncio.get_running_loop().time() + self._settings.timeout
-        async for delta in stream(self._call, self.target, self._settings.timeout):
-            if self._first is None:
-                self._first = time.monotonic()
-                limit.reschedule(deadline)
-            self.builder.feed(delta)
+        async with aclosing(stream(self._call, self.target, self._settings.timeout)) as deltas:
+            async for delta in deltas:
+                if self._first is None:
+                    self._first = time.monotonic()
+                    limit.reschedule(deadline)
+                self.builder.feed(delta)
 
     def _too_slow(self) -> ModelTimeout:
         what = "answer did not begin" if self._first is None else "answer did not end"

@@ -12,7 +12,6 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -23,27 +22,36 @@ from callboard_runtime.llm.libraries import CustomLLM, CustomLLMError, ModelResp
 from callboard_runtime.llm.messages import estimate_tokens
 from callboard_runtime.llm.provider import SCRIPTED
 from callboard_runtime.llm.scripts import Plan, Script, choose, load_scripts
-from callboard_runtime.settings import Settings
+from callboard_runtime.settings import LlmSettings
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
 _ARGUMENT_PIECE = 12  # characters of tool arguments per token
 
 
-def register(settings: Settings) -> None:
-    """Make LiteLLM know the scripted model, with the scripts and the ledger of these settings; replaces an earlier one."""
-    provider = ScriptedModel(load_scripts(settings.llm.scripts), settings.llm.ledger)
+def register(settings: LlmSettings) -> None:
+    """Make LiteLLM know the scripted model with these settings' scripts and ledger; raises ConfigError for bad scripts.
+
+    The first call with the same two settings counts; with others, it replaces the model for the whole process.
+    """
+    known = [item["custom_handler"] for item in litellm.custom_provider_map if item["provider"] == SCRIPTED]
+    if any(isinstance(model, ScriptedModel) and model.serves(settings) for model in known):
+        return
     others = [item for item in litellm.custom_provider_map if item["provider"] != SCRIPTED]
-    litellm.custom_provider_map = [*others, {"provider": SCRIPTED, "custom_handler": provider}]
+    litellm.custom_provider_map = [*others, {"provider": SCRIPTED, "custom_handler": ScriptedModel(settings)}]
 
 
 class ScriptedModel(CustomLLM):
     """Answers as its scripts say. Notes each request in the ledger before it answers, one JSON line each."""
 
-    def __init__(self, scripts: Sequence[Script], ledger: Path | None) -> None:
+    def __init__(self, settings: LlmSettings) -> None:
         super().__init__()
-        self._scripts = tuple(scripts)
-        self._ledger = ledger
+        self._source = settings.scripts
+        self._scripts = load_scripts(settings.scripts)
+        self._ledger = settings.ledger
         self._failed: Counter[str] = Counter()  # request digest -> errors it met, for replies that fail only so often
+
+    def serves(self, settings: LlmSettings) -> bool:
+        return (self._source, self._ledger) == (settings.scripts, settings.ledger)
 
     async def astreaming(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # LiteLLM calls it with keywords and iterates what it returns
         asked = _Asked(kwargs)
@@ -52,14 +60,12 @@ class ScriptedModel(CustomLLM):
         error = self._error(plan, asked)
         if error is not None and not plan.after:
             await _fail(error)
-        sent = 0
-        for piece in _pieces(plan, asked):
+        for sent, piece in enumerate(_pieces(plan, asked)):
             if error is not None and sent >= plan.after:
                 await _fail(error)
             if plan.pace:
                 await asyncio.sleep(plan.pace)
             yield _chunk(piece)
-            sent += 1
         if error is not None:
             await _fail(error)
         yield _chunk({}, finish="tool_calls" if plan.calls else "stop")

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -33,15 +34,18 @@ def load() -> None:
     os.environ.update(SWITCHES)
     scratch = _scratch_dir()
     os.environ["CREWAI_STORAGE_DIR"] = scratch  # CrewAI joins it to HOME; an absolute path wins
-    with _home_at(scratch):
+    with _home_at(scratch), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say about themselves while they are imported
         import crewai
         import litellm
+
+        litellm.ModelResponse()  # pydantic finishes these models at their first use, with the same warnings
+        litellm.ModelResponseStream()
     from crewai_core.lock_store import set_lock_backend
 
-    set_lock_backend(lambda name, **_: nullcontext())  # pyright: ignore[reportUnknownLambdaType]  # nothing on disk to guard
+    set_lock_backend(_no_lock)
     litellm.suppress_debug_info = True
     litellm.drop_params = True  # a parameter that one provider lacks must not fail its fallback
-    litellm.telemetry = False
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logger.info("crewai %s and litellm are loaded", crewai.__version__, extra={"action": "llm_loaded"})
@@ -57,8 +61,12 @@ def warm_up(settings: Settings | None = None) -> None:
 
     from callboard_runtime.llm.scripted import register
 
-    register(settings or Settings())
-    litellm.token_counter(model="gpt-4o-mini", text="x")  # loads the tokenizer that ships with LiteLLM
+    register(settings.llm if settings else Settings().llm)
+    litellm.token_counter(model="gpt-4o-mini", text="x")  # pyright: ignore[reportUnknownMemberType]  # loads the tokenizer
+
+
+def _no_lock(name: str, *, timeout: float = 0) -> nullcontext[None]:
+    return nullcontext()  # CrewAI guards files with it, of which there are none
 
 
 def _scratch_dir() -> str:

@@ -65,9 +65,8 @@ class UsageTracker:
 
 def _read(call: Mapping[str, Any]) -> CallUsage:
     tokens = {name: _tokens(call, name, aliases) for name, aliases in _NAMES.items()}
-    return CallUsage(
-        provider=str(call.get("provider") or ""), model=str(call.get("model") or ""), cost=_cost(call), **tokens
-    )
+    named = {name: str(call.get(name) or "") for name in ("provider", "model")}
+    return CallUsage.model_validate({**named, **tokens, "cost": _cost(call)})
 
 
 def _tokens(call: Mapping[str, Any], name: str, aliases: tuple[str, ...]) -> int:

@@ -1,4 +1,4 @@
-"""A backend or frontend tool as CrewAI sees it; its calls are run, journaled and answered by the turn they belong to."""
+"""A tool as CrewAI sees it; its calls are run, journaled and answered by the turn they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the functions that tools.yaml names as `module:function`, in the user's directory or among installed packages."""
+"""Finds the functions that tools.yaml names as `module:function`: in the user's directory, or installed."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema.exceptions import SchemaError, best_match  # pyright: ignore[reportUnknownVariableType]
 
 from callboard_runtime.domain.tool_policy import FRONTEND_SOURCE, ToolDecision, classify_tool_call
 from callboard_runtime.errors import InvalidInput
@@ -49,11 +49,11 @@ class Tool:
 
     def problem(self, arguments: Mapping[str, Any]) -> str | None:
         """What is wrong with these arguments, as a sentence for the model; None when nothing is."""
-        errors = sorted(Draft202012Validator(dict(self.parameters)).iter_errors(dict(arguments)), key=str)
-        if not errors:
+        error = cast(Any, best_match(Draft202012Validator(dict(self.parameters)).iter_errors(dict(arguments))))  # pyright: ignore[reportUnknownMemberType]
+        if error is None:
             return None
-        where = "/".join(str(part) for part in errors[0].absolute_path)
-        return f"argument {where or 'object'}: {errors[0].message[:300]}"
+        where = "/".join(str(part) for part in error.absolute_path)
+        return f"argument {where or 'object'}: {error.message[:300]}"
 
     def to_wire(self) -> dict[str, Any]:
         """The tool as the provider sees it."""
@@ -79,9 +79,10 @@ def _frontend_tool(index: int, declared: Mapping[str, Any]) -> Tool:
     name = str(declared.get("name") or "")
     if not name:
         raise InvalidInput(f"tools.{index}.name: is missing")
-    parameters: Any = declared.get("parameters") or _ANY_OBJECT
-    if isinstance(parameters, Mapping) and "type" not in parameters:
-        parameters = {"type": "object", **parameters}
+    given: Any = declared.get("parameters") or _ANY_OBJECT
+    if not isinstance(given, dict):
+        raise InvalidInput(f"tools.{index}.parameters: must be a JSON schema, an object")
+    parameters = {"type": "object", **cast(dict[str, Any], given)}
     try:
         Draft202012Validator.check_schema(parameters)
     except SchemaError as error:
