@@ -252,6 +252,27 @@ async def test_a_wrong_statement_is_no_outage_and_shows_no_content(engine: Async
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("x"), ValueError("x"), KeyError("x")])
+async def test_a_callers_own_mistake_is_no_outage(engine: AsyncEngine, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        async with transaction(engine):
+            raise error
+
+
+async def test_an_exhausted_server_is_an_outage(postgres_url: str, engine: AsyncEngine) -> None:
+    async with connect(engine) as conn:
+        database = await conn.scalar(text("SELECT current_database()"))
+        await conn.execute(text(f'ALTER DATABASE "{database}" CONNECTION LIMIT 0'))
+        await conn.execute(text("CREATE ROLE one_more LOGIN"))
+        await conn.commit()
+        other = create_engine(postgres_url.replace("callboard:callboard@", "one_more:x@"))
+        with pytest.raises(Unavailable, match="TooManyConnectionsError"):
+            async with connect(other):
+                pass
+        await conn.execute(text("DROP ROLE one_more"))
+        await conn.commit()
+
+
 async def test_connections_carry_their_name_and_their_limit(postgres_url: str) -> None:
     engine = create_engine(postgres_url, pool=1, name="callboard-test")
     async with connect(engine) as conn:

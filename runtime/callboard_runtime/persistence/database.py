@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -13,7 +14,7 @@ import asyncpg
 import orjson
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -30,11 +31,12 @@ _UNDEFINED_TABLE = "42P01"
 
 _AWAY = (
     asyncpg.PostgresConnectionError,
-    asyncpg.exceptions.ConnectionDoesNotExistError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,  # too many connections, no memory, no disk
+    asyncpg.OperatorInterventionError,  # shutting down, starting up, statement timeout
+    ConnectionError,
+    TimeoutError,
+    socket.gaierror,
+    PoolTimeout,
 )
 
 
@@ -139,7 +141,8 @@ async def _outages() -> AsyncGenerator[None]:
         yield
     except Exception as error:
         if is_outage(error):
-            raise Unavailable(f"the database is away ({type(error).__name__}); nothing is lost, try again") from error
+            name = type(_driver_error(error)).__name__
+            raise Unavailable(f"the database is away ({name}); nothing is lost, try again") from error
         if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _UNDEFINED_TABLE:
             raise SettingsError("the database has no tables yet: run `callboard migrate`") from error
         raise
@@ -147,7 +150,14 @@ async def _outages() -> AsyncGenerator[None]:
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error says that the server or the network is away, rather than that a statement is wrong."""
-    if isinstance(error, DBAPIError):
-        cause = error.orig.__cause__ if error.orig is not None else None
-        return error.connection_invalidated or isinstance(error, InterfaceError) or isinstance(cause, _AWAY)
-    return isinstance(error, (*_AWAY, OSError, TimeoutError, PoolTimeout))
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    cause = _driver_error(error)
+    # A plain OSError is what asyncio makes of several refused addresses; its other subclasses are about files.
+    return isinstance(cause, _AWAY) or type(cause) is OSError
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    """asyncpg's own error, which SQLAlchemy wraps twice."""
+    wrapped = error.orig if isinstance(error, DBAPIError) else None
+    return (wrapped.__cause__ or wrapped) if wrapped is not None else error
