@@ -1,5 +1,6 @@
 """Who wins, field by field; the shapes that are understood; the pinned form."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,6 +145,53 @@ def test_a_missing_stage_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no stage 'wizard'; the stages are intent, answer"):
         _ = resolved.wizard
     assert not hasattr(resolved, "wizard")
+
+
+NAMES = st.sampled_from(
+    [
+        "agents",
+        "tasks",
+        "workflow",
+        "tools",
+        "models",
+        "stages",
+        "name",
+        "agent",
+        "task",
+        "process",
+        "manager",
+        "visible",
+        "intent",
+        "answer",
+        "plan",
+        "default",
+        "role",
+        "model_code",
+        "llm",
+        "llm_params",
+        "prompts",
+        "temperature",
+        "stop",
+        "fallbacks",
+        "function",
+        "parameters",
+        "enabled",
+        "agent_type",
+        "x",
+        "{y}",
+    ]
+)
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.floats() | NAMES | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.integers(0, 1), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(SHAPES, st.lists(SHAPES, max_size=2))
+def test_no_shape_leads_to_anything_but_a_configuration_or_a_clear_error(static_cfg: Any, rows: list[Any]) -> None:
+    with contextlib.suppress(ConfigError):
+        assert resolve_agent_runtime_config(rows, static_cfg).workflow_stages
 
 
 # -- precedence -------------------------------------------------------------------------------------------------------

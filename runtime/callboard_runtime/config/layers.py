@@ -110,15 +110,15 @@ def workflow_entries(value: Any, label: str) -> Entries:
     given = mapping(value, label, "")
     if "stages" in given and isinstance(given["stages"], list | tuple | Mapping):
         given = {"default": given}
-    return {name: _workflow(mapping(item, label, name)) for name, item in given.items()}
+    return {name: _workflow(mapping(item, label, name), label, name) for name, item in given.items()}
 
 
-def _workflow(fields: Fields) -> Fields:
-    stages = fields.get("stages")
-    if isinstance(stages, Mapping):
-        named = cast("Mapping[str, Any]", stages)
-        fields = fields | {"stages": [{"name": name} | dict(item or {}) for name, item in named.items()]}
-    return fields
+def _workflow(fields: Fields, label: str, name: str) -> Fields:
+    if not isinstance(fields.get("stages"), Mapping):
+        return fields
+    path = f"{name}.stages"
+    named = mapping(fields["stages"], label, path)
+    return fields | {"stages": [{"name": key} | mapping(item, label, f"{path}.{key}") for key, item in named.items()]}
 
 
 def named_entries(value: Any, label: str, shape: Callable[[Mapping[str, Any]], Fields] = dict) -> Entries:
