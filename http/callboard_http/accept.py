@@ -7,7 +7,6 @@ Out: the RunAnswer that the session's actor committed before it replied.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -30,24 +29,16 @@ from callboard_runtime.domain.commands import (
 from callboard_runtime.domain.ids import session_uuid, utcnow
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.domain.tool_policy import ToolMode
-from callboard_runtime.errors import CallboardError, RunIdConflict, ToolResultMismatch
-
-REMEMBERED_PAUSES = 8  # closing events of a run that are searched for an interrupt's tool call
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCalls:
-    """What a session's pauses asked for: the call behind each interrupt, and which calls are approvals."""
-
-    by_interrupt: Mapping[str, str]
-    approvals: frozenset[str]
+from callboard_runtime.errors import CallboardError, NotFound, TooLarge, ToolResultMismatch
+from callboard_runtime.settings import Settings
 
 
 class Acceptance:
-    """Sends clients' commands; waits `timeout` seconds at most, after which nothing is accepted any more."""
+    """Sends clients' commands; waits `http.accept_timeout` at most, after which nothing is accepted any more."""
 
-    def __init__(self, commands: CommandClient, records: Records, timeout: float) -> None:
-        self._commands, self._records, self._timeout = commands, records, timeout
+    def __init__(self, commands: CommandClient, records: Records, settings: Settings) -> None:
+        self._commands, self._records = commands, records
+        self._timeout, self._max_result = settings.http.accept_timeout, settings.runs.max_tool_result_bytes
 
     async def run(self, principal: Principal, request: RunRequest) -> RunAnswer:
         """Accept a run, or the answers that the request brings. Raises what the actor refused it with."""
@@ -74,12 +65,16 @@ class Acceptance:
         self,
         principal: Principal,
         session_id: UUID,
-        run_id: str,
         leg_run_id: str,
         digest: str,
         answers: Sequence[ToolAnswer],
+        run_id: str | None = None,
     ) -> RunAnswer:
-        """Answer pending calls of the paused run `run_id`, which goes on as `leg_run_id`."""
+        """Answer pending calls of `run_id`, or of the run that the session waits with; it goes on as `leg_run_id`.
+
+        Raises TooLarge for an answer that is, and what the actor refused the answers with.
+        """
+        self._check_sizes(answers)
         return await self._send(
             AcceptResume(
                 session_id=session_id,
@@ -100,43 +95,32 @@ class Acceptance:
             CancelRun(session_id=session_id, user_id=user_id, run_id=run_id, reason=reason, not_after=not_after)
         )
 
-    async def open_calls(self, user_id: str, thread_id: str, run_id: UUID | None) -> OpenCalls:
-        """What the session waits for now, and what earlier pauses of the run asked for: a repeated answer needs it."""
-        state = await self._records.state(user_id, thread_id)
-        pending = state.pending_tool_calls if state else ()
-        by_interrupt = {call.interrupt_id: call.tool_call_id for call in pending if call.interrupt_id}
-        approvals = {c.tool_call_id for c in pending if c.mode is ToolMode.BACKEND_APPROVAL_INTERRUPT}
-        session_id = session_uuid(user_id, thread_id)
-        lines = await self._records.closing_lines(session_id, run_id, REMEMBERED_PAUSES) if run_id else []
-        earlier = {i["id"]: i.get("toolCallId", "") for line in lines for i in _interrupts(line)}
-        return OpenCalls(earlier | by_interrupt, frozenset(approvals | {c for c in earlier.values() if c}))
-
     async def send(self, command: ClientCommand) -> Answer:
         """Send any command within the time that this front waits."""
         return await self._commands.send(command, self._timeout)
 
     async def _answers(self, principal: Principal, request: RunRequest) -> RunAnswer:
-        target, run_id = await self._paused_run(principal.user_id, request)
-        open_calls = await self.open_calls(principal.user_id, request.thread_id, run_id)
-        answers = [decision(entry, open_calls) for entry in request.resume]
-        answers += [tool_result(m) for m in request.tool_answers if m.tool_call_id not in open_calls.approvals]
+        state = await self._records.state(principal.user_id, request.thread_id)
+        modes = {call.tool_call_id: call.mode for call in state.pending_tool_calls} if state else {}
+        results = [tool_result(message) for message in frontend_results(request, modes)]
+        answers = [*map(decision, request.resume), *results]
         if not answers:
             raise ToolResultMismatch("an approval is answered with `resume`, not with a tool message")
         session_id = session_uuid(principal.user_id, request.thread_id)
-        return await self.resume(principal, session_id, target, request.run_id, request.digest, answers)
+        try:
+            answer = await self.resume(principal, session_id, request.run_id, request.digest, answers)
+        except NotFound:  # there is no session whose actor could note it
+            await self._records.audit(principal.user_id, "tool_result.refused", f"{request.thread_id}: no such session")
+            raise ToolResultMismatch("this thread has no run that waits for an answer") from None
+        if answer.status is RunStatus.AWAITING_INPUT and state and state.active:
+            return answer.but(run_id=state.active.client_run_id)  # answers are missing: no leg has the new runId yet
+        return answer
 
-    async def _paused_run(self, user_id: str, request: RunRequest) -> tuple[str, UUID | None]:
-        """The run that the answers are for: the one that had this runId, else the one that waits, else the last one."""
-        if known := await self._records.run(user_id, request.run_id):
-            if known.thread_id != request.thread_id:
-                raise RunIdConflict
-            return known.client_run_id, known.id
-        state = await self._records.state(user_id, request.thread_id)
-        if state and state.active and state.active.status is RunStatus.AWAITING_INPUT:
-            return state.active.client_run_id, state.active.run_id
-        if last := await self._records.last_run(session_uuid(user_id, request.thread_id)):
-            return last, None
-        raise ToolResultMismatch("this thread has no run that waits for an answer")
+    def _check_sizes(self, answers: Sequence[ToolAnswer]) -> None:
+        for index, answer in enumerate(answers):
+            size = len(orjson.dumps([answer.payload, answer.edited_args]))
+            if size > self._max_result:
+                raise TooLarge(f"answers.{index}: has {size} bytes; an answer may have {self._max_result}")
 
     async def _send(self, command: ClientCommand) -> RunAnswer:
         answer = await self.send(command)
@@ -145,12 +129,22 @@ class Acceptance:
         return answer
 
 
-def decision(entry: ResumeEntry, open_calls: OpenCalls) -> ToolAnswer:
+def frontend_results(request: RunRequest, modes: Mapping[str, ToolMode]) -> list[Message]:
+    """The tool messages that are results of the browser's own tools.
+
+    CopilotKit adds one for each approval that it answers in `resume`; that is not what its tool came to.
+    """
+    known = {call for call, mode in modes.items() if mode is ToolMode.FRONTEND_EXECUTE}
+    decided = modes.keys() - known
+    wanted = known if request.resume else {m.tool_call_id for m in request.tool_answers} - decided
+    return [message for message in request.tool_answers if message.tool_call_id in wanted]
+
+
+def decision(entry: ResumeEntry) -> ToolAnswer:
     """An interrupt's answer: `{"approved": bool, "editedArgs"?: {…}}`, or `{"outcome": "retry" | "fail"}`."""
     payload = _json_object(entry.payload)
     approved = entry.payload if isinstance(entry.payload, bool) else payload.get("approved")
     return ToolAnswer(
-        tool_call_id=open_calls.by_interrupt.get(entry.interrupt_id, ""),
         interrupt_id=entry.interrupt_id,
         status=_status(entry, approved, payload.get("outcome")),
         payload=entry.payload,
@@ -161,7 +155,7 @@ def decision(entry: ResumeEntry, open_calls: OpenCalls) -> ToolAnswer:
 def tool_result(message: Message) -> ToolAnswer:
     """A frontend tool's result; a reported failure is a result, too."""
     payload: Any = {"error": message.error} if message.error else message.content
-    return ToolAnswer(tool_call_id=message.tool_call_id or "", status="result", payload=payload, message_id=message.id)
+    return ToolAnswer(tool_call_id=message.tool_call_id, status="result", payload=payload, message_id=message.id)
 
 
 def _status(entry: ResumeEntry, approved: Any, outcome: Any) -> Any:
@@ -169,11 +163,7 @@ def _status(entry: ResumeEntry, approved: Any, outcome: Any) -> Any:
         return "cancelled"
     if isinstance(approved, bool):
         return "approved" if approved else "rejected"
-    return {"retry": "unknown_retry", "fail": "unknown_fail"}.get(str(outcome), "result")
-
-
-def _interrupts(line: str) -> list[Json]:
-    return _json_object(orjson.loads(line).get("outcome")).get("interrupts") or []
+    return outcome if outcome in ("retry", "fail") else "result"
 
 
 def _json_object(value: Any) -> Json:

@@ -8,22 +8,26 @@ from typing import Literal
 from callboard_http.auth import Principal
 from callboard_http.records import Records
 from callboard_runtime.errors import NotFound
+from callboard_runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Action = Literal["read", "write"]
+Action = Literal["read", "write", "approve"]
 
 
 async def authorise(
-    principal: Principal, action: Action, owner: str, what: str, records: Records, operator: str
+    principal: Principal, action: Action, owner: str, what: str, *, records: Records, settings: Settings
 ) -> None:
-    """Return if `principal` may do `action` to `what` of `owner`: the owner everything, an operator read, audited.
+    """Return if `principal` may do `action` to `what` of `owner`.
 
-    Raises NotFound for everybody else, as if it did not exist, and notes the attempt.
+    The owner may do everything; an operator may read, which is noted; an approver may decide on pending calls, which
+    the actor checks again and notes. Raises NotFound for everybody else, as if it did not exist, and notes the attempt.
     """
     if principal.user_id == owner:
         return
-    allowed = action == "read" and operator in principal.roles
+    if action == "approve" and principal.roles & set(settings.runs.approver_roles):
+        return
+    allowed = action == "read" and settings.auth.operator_role in principal.roles
     await records.audit(principal.user_id, "operator_read" if allowed else "access_refused", f"{owner}: {what}"[:500])
     if not allowed:
         logger.warning("access refused to %s", what, extra={"action": "access_refused"})

@@ -69,11 +69,6 @@ _KNOWN_MESSAGES = text("SELECT message_id FROM messages WHERE session_id = :sess
 _SESSION_STATE = text(
     "SELECT state_snapshot, deleted_at IS NOT NULL AS deleted FROM sessions WHERE id = :id AND user_id = :user_id"
 )
-_LAST_RUN = text("SELECT client_run_id FROM runs WHERE session_id = :id ORDER BY created_at DESC LIMIT 1")
-_LAST_CLOSING = text("""
-SELECT lines FROM event_segments WHERE session_id = :session_id AND run_id = :run_id AND closing
- ORDER BY epoch DESC, first_seq DESC LIMIT :count
-""")
 _QUEUED = text("SELECT count(*) FROM (SELECT 1 FROM runs WHERE status = 'queued' LIMIT :most) waiting")
 _AUDIT = text("""
 INSERT INTO audit_log (id, actor, action, session_id, run_id, subject, details)
@@ -111,18 +106,6 @@ class Records:
         if row is None or row["deleted"] or row["state_snapshot"] is None:
             return None
         return StateSnapshot.load(row["state_snapshot"])
-
-    async def last_run(self, session_id: UUID) -> str | None:
-        """The client's id of the session's newest run."""
-        async with connect(self._engine) as connection:
-            return (await connection.execute(_LAST_RUN, {"id": session_id})).scalar_one_or_none()
-
-    async def closing_lines(self, session_id: UUID, run_id: UUID, count: int) -> list[str]:
-        """The last closing events of a run, newest first, as JSON."""
-        names = {"session_id": session_id, "run_id": run_id, "count": count}
-        async with connect(self._engine) as connection:
-            rows = await connection.execute(_LAST_CLOSING, names)
-            return [lines.rpartition("\n")[2] for lines in rows.scalars()]
 
     async def queued_runs(self, most: int) -> int:
         """How many runs wait; counted no further than `most`."""

@@ -27,8 +27,8 @@ async def subject(request: web.Request, action: Action, what: str) -> tuple[Prin
 
 async def may(request: web.Request, principal: Principal, action: Action, owner: str, what: str) -> None:
     """Raises NotFound unless `principal` may do this."""
-    records, operator = request.app[SERVICES].records, request.app[DEPS].settings.auth.operator_role
-    await authorise(principal, action, owner, what, records=records, operator=operator)
+    records, settings = request.app[SERVICES].records, request.app[DEPS].settings
+    await authorise(principal, action, owner, what, records=records, settings=settings)
 
 
 def path_id(request: web.Request, name: str) -> str:

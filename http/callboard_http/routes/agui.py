@@ -21,8 +21,7 @@ from callboard_runtime.agui.run_events import run_error, run_finished, run_start
 from callboard_runtime.domain.commands import RunAnswer
 from callboard_runtime.domain.event_batch import ORIGIN
 from callboard_runtime.domain.ids import run_uuid, session_uuid
-from callboard_runtime.domain.state_snapshot import OPEN_CALLS, PendingToolCall, RunStatus
-from callboard_runtime.domain.tool_policy import ToolMode
+from callboard_runtime.domain.state_snapshot import OPEN_CALLS, PendingToolCall, RunStatus, ToolCallStatus
 from callboard_runtime.errors import ToolResultMismatch
 
 AGUI = "/api/v1/agent/agui"
@@ -78,19 +77,25 @@ async def _only(chunk: Chunk) -> AsyncGenerator[Chunk | None]:
 
 def _open_outcome(pending: list[PendingToolCall]) -> dict[str, Any]:
     """The outcome of a leg that waits for these calls."""
-    interrupts = [_interrupt(call) for call in pending if call.mode is not ToolMode.FRONTEND_EXECUTE]
-    if interrupts:
-        return {"type": "interrupt", "interrupts": interrupts}
+    decisions = [call for call in pending if call.status is not ToolCallStatus.PENDING_RESULT]
+    if decisions:
+        return {"type": "interrupt", "interrupts": [_interrupt(call) for call in decisions]}
     return {"type": "success", "pendingToolCallIds": [call.tool_call_id for call in pending]}
 
 
 def _interrupt(call: PendingToolCall) -> dict[str, Any]:
-    expires = {"expiresAt": call.expires_at.isoformat()} if call.expires_at else {}
+    unknown = call.status is ToolCallStatus.OUTCOME_UNKNOWN
+    optional = {
+        "message": call.message,
+        "responseSchema": call.response_schema,
+        "expiresAt": call.expires_at.isoformat() if call.expires_at else None,
+    }
     return {
         "id": call.interrupt_id or call.tool_call_id,
-        "reason": "callboard:tool_approval",
+        "reason": "callboard:tool_outcome_unknown" if unknown else "callboard:tool_approval",
         "toolCallId": call.tool_call_id,
-        **expires,
+        "metadata": {"toolName": call.tool_name, "args": call.args},
+        **{name: value for name, value in optional.items() if value is not None},
     }
 
 

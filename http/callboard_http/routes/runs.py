@@ -15,6 +15,7 @@ from callboard_http.request_context import as_json, owned_run, path_id, subject
 from callboard_http.run_request import MAX_ANSWERS, ResumeEntry, Wire, check_id, parse_as, parse_json, parse_run_request
 from callboard_runtime.domain.commands import RunAnswer, ToolAnswer
 from callboard_runtime.domain.run_input import digest
+from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.errors import InvalidInput
 
 RUNS = "/api/v1/agent/runs"
@@ -35,7 +36,7 @@ class _Cancel(Wire):
 def acceptance(request: web.Request) -> Acceptance:
     """The way of this application's commands to the actors."""
     services = request.app[SERVICES]
-    return Acceptance(services.commands, services.records, request.app[DEPS].settings.http.accept_timeout)
+    return Acceptance(services.commands, services.records, request.app[DEPS].settings)
 
 
 def events_url(run_id: str) -> str:
@@ -73,17 +74,28 @@ async def cancel(request: web.Request) -> web.Response:
 async def resume(request: web.Request) -> web.Response:
     """POST /runs/{run_id}/resume: approvals, tool results and interrupt answers; 202 once they are durable."""
     run_id = path_id(request, "run_id")
-    principal, owner = await subject(request, "write", f"run {run_id}")
+    principal, owner = await subject(request, "approve", f"run {run_id}")
     given = parse_as(_Resume, parse_json(await request.read()))
-    if not (given.answers or given.resume):
-        raise InvalidInput("answers: name at least one answer, here or in `resume`")
+    answers = _answers(given, own=principal.user_id == owner)
     leg_run_id = check_id("run_id", given.run_id or run_id)
     run = await owned_run(request, owner, run_id)
+    asked = digest({"resume": run.client_run_id, "by": principal.user_id, "body": given.model_dump(mode="json")})
     accept = acceptance(request)
-    open_calls = await accept.open_calls(owner, run.thread_id, run.id)
-    answers = [*given.answers, *(decision(entry, open_calls) for entry in given.resume)]
-    asked = digest({"resume": run.client_run_id, "body": given.model_dump(mode="json", exclude={"run_id"})})
-    return _accepted(await accept.resume(principal, run.session_id, run.client_run_id, leg_run_id, asked, answers))
+    answer = await accept.resume(principal, run.session_id, leg_run_id, asked, answers, run_id=run.client_run_id)
+    waiting = answer.status is RunStatus.AWAITING_INPUT  # answers are missing: no leg has the new runId yet
+    return _accepted(answer.but(run_id=run.client_run_id) if waiting else answer)
+
+
+def _answers(given: _Resume, *, own: bool) -> list[ToolAnswer]:
+    """All answers of a body; raises InvalidInput for one that names no call, or, from an approver, no approval."""
+    answers = [*given.answers, *map(decision, given.resume)]
+    if not answers:
+        raise InvalidInput("answers: name at least one answer, here or in `resume`")
+    for index, answer in enumerate(answers):
+        if answer.interrupt_id is None and (answer.tool_call_id is None or not own):
+            one_of = "interrupt_id, or tool_call_id" if own else "interrupt_id"
+            raise InvalidInput(f"answers.{index}: needs {one_of}")
+    return answers
 
 
 def _accepted(answer: RunAnswer) -> web.Response:
