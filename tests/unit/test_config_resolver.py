@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard_runtime.config.parts import LlmParams
@@ -188,6 +188,7 @@ SHAPES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(SHAPES, st.lists(SHAPES, max_size=2))
 def test_no_shape_leads_to_anything_but_a_configuration_or_a_clear_error(static_cfg: Any, rows: list[Any]) -> None:
     with contextlib.suppress(ConfigError):
@@ -231,6 +232,7 @@ def as_overlay(layer: dict[str, Any]) -> dict[str, Any]:
     return {"agents": {"intent": agent}, "tasks": {"intent": task}, "workflow": {"stages": ["intent"]}}
 
 
+@settings(deadline=None)
 @given(row=LAYER, overlay=LAYER)
 def test_row_wins_over_overlay_wins_over_packaged_field_by_field(row: dict[str, Any], overlay: dict[str, Any]) -> None:
     packaged = resolve_agent_runtime_config([], {"stages": ["intent"]})
@@ -239,6 +241,7 @@ def test_row_wins_over_overlay_wins_over_packaged_field_by_field(row: dict[str, 
         assert read(resolved) == row.get(key, overlay.get(key, read(packaged))), key
 
 
+@settings(deadline=None)
 @given(row=LAYER, overlay=LAYER, default=st.none() | st.sampled_from(MODELS))
 def test_the_default_model_replaces_only_the_packaged_one(
     row: dict[str, Any], overlay: dict[str, Any], default: str | None
@@ -250,6 +253,7 @@ def test_the_default_model_replaces_only_the_packaged_one(
     assert resolved.intent.llm.model_code == wanted
 
 
+@settings(deadline=None)
 @given(row=LAYER, overlay=LAYER)
 def test_what_is_pinned_comes_back_the_same(row: dict[str, Any], overlay: dict[str, Any]) -> None:
     resolved = resolve_agent_runtime_config([as_row(row)], as_overlay(overlay))

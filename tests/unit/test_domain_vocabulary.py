@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -51,6 +51,7 @@ def test_ids_never_change() -> None:
     assert ids.PARTITIONS == 64
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(), st.text(), st.text())
 def test_names_of_two_users_never_meet(user: str, thread: str, other: str, name: str) -> None:
     same = f"{user}\n{thread}" == f"{other}\n{name}"
@@ -58,6 +59,7 @@ def test_names_of_two_users_never_meet(user: str, thread: str, other: str, name:
     assert ids.session_uuid(user, thread) != ids.run_uuid(user, thread)
 
 
+@settings(deadline=None)
 @given(st.uuids())
 def test_partitions_and_lanes_are_in_range(session: UUID) -> None:
     assert 0 <= ids.partition_of(session) < ids.PARTITIONS
@@ -84,11 +86,13 @@ def test_no_user_id(text: str) -> None:
 # -- event ids and batches --------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**15), st.integers(0, 10**15))
 def test_an_event_id_is_read_back(epoch: int, seq: int) -> None:
     assert EventId.parse(str(EventId(epoch, seq))) == EventId(epoch, seq)
 
 
+@settings(deadline=None)
 @given(st.tuples(st.integers(0, 50), st.integers(0, 50)), st.tuples(st.integers(0, 50), st.integers(0, 50)))
 def test_event_ids_are_ordered_as_numbers(one: tuple[int, int], other: tuple[int, int]) -> None:
     assert (EventId(*one) < EventId(*other)) == (one < other)
@@ -107,6 +111,7 @@ def test_no_event_id(text: str) -> None:
         EventId.parse(text)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.lists(st.dictionaries(st.text(), JSON, max_size=2), max_size=5))
 def test_a_batch_numbers_its_events(epoch: int, first: int, events: list[dict[str, Any]]) -> None:
     made = batch(epoch, first, events)
@@ -116,6 +121,7 @@ def test_a_batch_numbers_its_events(epoch: int, first: int, events: list[dict[st
     assert not [line for line in made.lines if "\n" in line or "\r" in line]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(0, 5), st.integers(0, 12))
 def test_the_rest_of_a_batch(first: int, count: int, seq: int) -> None:
     made = batch(3, first, [{"n": n} for n in range(first, first + count)])
@@ -327,6 +333,7 @@ def test_a_digest_never_changes() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1), JSON, max_size=4))
 def test_absent_null_and_empty_count_as_the_same(value: dict[str, Any]) -> None:
     padded = {**value, "\U0010ffff-null": None, "\U0010ffff-list": [], "\U0010ffff-map": {}}
@@ -351,6 +358,7 @@ CALLS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(CALLS, max_size=6))
 def test_totals_are_the_sum_of_the_calls(calls: list[CallUsage]) -> None:
     totals = UsageTotals()
