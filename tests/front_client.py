@@ -13,6 +13,7 @@ import jwt
 
 RUNS = "/api/v1/agent/runs"
 SESSIONS = "/api/v1/agent/sessions"
+TAKEN_WITHIN = 60.0  # seconds
 TERMINAL = frozenset({"RUN_FINISHED", "RUN_ERROR"})
 JWT_SECRET = "a secret that only the tests use, long enough"
 
@@ -117,13 +118,14 @@ class FrontClient:
     def __init__(self, bases: Sequence[str], user: str, **claims: Any) -> None:
         """`bases` are the fronts' addresses; requests go to the first unless they say otherwise."""
         self.bases, self.user = list(bases), user
-        self._headers = {"Authorization": f"Bearer {token(user, **claims)}"}
+        self.headers = {"Authorization": f"Bearer {token(user, **claims)}"}
         self._readers: list[asyncio.Task[Reader]] = []
+        self.turns = 0  # requests that had to be sent again
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         timeout = aiohttp.ClientTimeout(total=None, connect=10)
-        self.http = aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=timeout)
+        self.http = aiohttp.ClientSession(headers=self.headers, connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -143,14 +145,27 @@ class FrontClient:
         return await self.request("POST", RUNS, body, base=base)
 
     async def start(self, text: str, *, thread: str | None = None, agent: str = "chat", **more: Any) -> str:
-        """Start a run of one message and return its id; it is durable then."""
+        """Start a run of one message, at any front, and return its id; it is durable then."""
         run = fresh("run")
         props = {"agentId": agent, **more.pop("forwardedProps", {})}
         body = run_input(text, thread=thread or fresh("thread"), run=run, forwardedProps=props, **more)
-        answer = await self.post(body)
+        answer = await self.post_until_taken(body)
         assert answer.status == 202, answer
         assert answer.body["run_id"] == run
         return run
+
+    async def post_until_taken(self, body: Json) -> Answer:
+        """The same request again for as long as the answer is 503: nothing was accepted then, or nobody knows."""
+        deadline = time.monotonic() + TAKEN_WITHIN
+        while True:
+            try:
+                answer = await self.post(body, base=self.bases[self.turns % len(self.bases)])
+            except (aiohttp.ClientError, ConnectionError):
+                answer = Answer(503, None, {})
+            if answer.status != 503 or time.monotonic() > deadline:
+                return answer
+            self.turns += 1
+            await asyncio.sleep(0.1)
 
     async def cancel(self, run: str) -> Answer:
         return await self.request("POST", f"{RUNS}/{run}/cancel")

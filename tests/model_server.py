@@ -1,6 +1,7 @@
 """An OpenAI-compatible model server for tests: it streams, counts what it served, and waits in mid-answer when told to.
 
-A message that contains `hold:<key>` gets its answer in two halves: the second one only after `release(key)`.
+A message that contains `hold:<key>` gets its answer in two halves: the second one only after `release(key)`. One with
+`pace:<ms>` gets it a word every so many milliseconds; `key:<key>` only names the request.
 """
 
 import asyncio
@@ -18,17 +19,20 @@ from aiohttp import web
 WORDS = ("one", "two", "three", "four", "five", "six")
 ANSWER = " ".join(WORDS)
 INPUT_TOKENS, OUTPUT_TOKENS = 11, len(WORDS)
-_HOLD = re.compile(r"hold:([\w-]+)")
+_KEY = re.compile(r"(hold|key):([\w-]+)")
+_PACE = re.compile(r"pace:(\d+)")
 
 Json = dict[str, Any]
 
 
 @dataclass
 class Served:
-    """One request: the key it was held by, how many words were sent, and whether the answer is complete."""
+    """One request: its key, whether it is held, how many words were sent, and whether the answer is complete."""
 
     key: str | None
     body: Json
+    hold: bool = False
+    pace: float = 0.0  # seconds per word
     words: int = 0
     complete: bool = False
 
@@ -53,7 +57,7 @@ class ModelServer:
         self._thread.join(20)
 
     def of(self, key: str) -> list[Served]:
-        """The requests that were held by `key`, in order of arrival."""
+        """The requests with this key, in order of arrival."""
         return [request for request in self.served if request.key == key]
 
     def held(self, key: str) -> int:
@@ -87,8 +91,7 @@ class ModelServer:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body: Json = await request.json()
         assert body.get("stream"), "Callboard streams every answer"
-        found = _HOLD.findall(_last_user_text(body["messages"]))
-        served = Served(found[-1] if found else None, body)
+        served = _asked(body)
         self.served.append(served)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -98,7 +101,8 @@ class ModelServer:
     async def _speak(self, response: web.StreamResponse, served: Served) -> None:
         chunk_id = f"chatcmpl-{uuid.uuid4().hex}"
         for word in _pieces():
-            if served.words == len(WORDS) // 2 and served.key is not None:
+            await asyncio.sleep(served.pace)
+            if served.words == len(WORDS) // 2 and served.hold and served.key is not None:
                 await self._gate(served.key).wait()
             await _send(response, chunk_id, {"choices": [_choice({"role": "assistant", "content": word})]})
             served.words += 1
@@ -106,6 +110,13 @@ class ModelServer:
         await _send(response, chunk_id, {"choices": [_choice({}, "stop")]})
         await _send(response, chunk_id, {"choices": [], "usage": _usage()})
         await response.write(b"data: [DONE]\n\n")
+
+
+def _asked(body: Json) -> Served:
+    text = _last_user_text(body["messages"])
+    kind, key = (_KEY.findall(text) or [("", None)])[-1]
+    pace = int((_PACE.findall(text) or [0])[-1]) / 1000
+    return Served(key, body, kind == "hold", pace)
 
 
 def _pieces() -> Iterator[str]:

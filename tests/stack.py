@@ -170,6 +170,7 @@ class Callboard:
         self.ledger_file = folder / "ledger.jsonl"
         self.nodes: list[Node] = []
         self._settings = dict(settings or {})
+        self._marks: dict[Path, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -280,10 +281,16 @@ class Callboard:
             return []
         return [json.loads(line) for line in self.ledger_file.read_text().splitlines()]
 
+    def mark(self) -> None:
+        """Let `logs` begin here."""
+        self._marks = {file: file.stat().st_size for file in self.folder.glob("*.log")}
+
     def logs(self) -> str:
-        """The end of every log, for the report of a failed test."""
-        files = sorted(self.folder.glob("*.log"))
-        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
+        """What was logged since the mark, at most the end of it, for the report of a failed test."""
+        written = {file: file.read_bytes()[self._marks.get(file, 0) :] for file in sorted(self.folder.glob("*.log"))}
+        return "\n".join(
+            f"--- {file.name}\n{text[-4000:].decode(errors='replace')}" for file, text in written.items() if text
+        )
 
 
 def _answers(url: str) -> bool:

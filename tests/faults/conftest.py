@@ -1,0 +1,124 @@
+"""A stack of several processes of each kind on servers of its own, which the tests kill, freeze and restart.
+
+The stack lives as long as this folder's tests; each test begins with all processes and servers there and well. The
+model is a server in pytest, so that a test decides how long an answer takes and counts the requests independently.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from callboard_runtime.persistence import migrate
+from front_client import FrontClient, fresh
+from model_server import ModelServer
+from services import PostgresServer, RabbitServer, RedisServer
+from services.postgres import Databases
+from services.session import Services
+from shared_stacks import SharedStacks, shared_stacks
+from stack import Callboard, Urls
+
+SILENT_AFTER = 3.0  # seconds
+AMQP_HEARTBEAT = 3  # seconds
+PROCESSES = {"http": 2, "actors": 2, "worker": 2}
+# Prices that show a wrong sum in every digit.
+MODELS = {
+    "held": {
+        "model": "openai/held",
+        "context_window": 32000,
+        "price_per_million": {"input": 3, "output": 7, "cached": 1},
+    }
+}
+SETTINGS = {
+    "CALLBOARD_ACTORS__SILENT_AFTER": str(SILENT_AFTER),
+    "CALLBOARD_ACTORS__SWEEP": "0.25",
+    "CALLBOARD_ACTORS__STANDBY_DELAY": "0.2",
+    "CALLBOARD_WORKER__HEARTBEAT": "0.5",
+    "CALLBOARD_HTTP__HEARTBEAT": "1",
+    "CALLBOARD_RUNS__CANCEL_GRACE": "1",
+    "CALLBOARD_LLM__DEFAULT_MODEL": "held",
+    "CALLBOARD_LLM__PROVIDER_KEYS__OPENAI": "sk-not-a-real-one",
+}
+
+
+@pytest.fixture(scope="package")
+def model() -> Iterator[ModelServer]:
+    server = ModelServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
+    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
+
+
+@pytest.fixture(scope="package")
+def stack(
+    stacks: SharedStacks, services: Services, model: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callboard]:
+    """The processes and their servers, started once."""
+    _ = stacks.zygote  # so that it is imported while the servers start
+    for name in ("private_postgres", "private_rabbit", "private_redis"):
+        services.begin(name)
+    database = Databases(services.private_postgres().url).create()
+    migrate.upgrade(database)
+    # A short heartbeat, so that the broker soon notices a frozen consumer.
+    amqp = services.private_rabbit().create_vhost().replace("heartbeat=10", f"heartbeat={AMQP_HEARTBEAT}")
+    urls = Urls(database, amqp, services.private_redis().next_database())
+    settings = SETTINGS | {
+        "CALLBOARD_CONFIG__DIR": str(_config(tmp_path_factory.mktemp("config"))),
+        "CALLBOARD_LLM__API_BASE__OPENAI": model.url,
+    }
+    callboard = stacks.private("faults", urls, settings)
+    yield callboard
+    callboard.kill_all()
+
+
+def _config(folder: Path) -> Path:
+    (folder / "models.yaml").write_text(yaml.safe_dump(MODELS))
+    return folder
+
+
+@pytest.fixture
+def postgres(services: Services, stack: Callboard) -> PostgresServer:
+    return services.private_postgres()
+
+
+@pytest.fixture
+def rabbit(services: Services, stack: Callboard) -> RabbitServer:
+    return services.private_rabbit()
+
+
+@pytest.fixture
+def redis_server(services: Services, stack: Callboard) -> RedisServer:
+    return services.private_redis()
+
+
+@pytest.fixture
+async def callboard(
+    stack: Callboard, postgres: PostgresServer, rabbit: RabbitServer, redis_server: RedisServer
+) -> AsyncIterator[Callboard]:
+    """All processes, ready."""
+    await asyncio.to_thread(stack.ensure, **PROCESSES)
+    stack.mark()
+    yield stack
+    print(stack.logs())  # shown for a failed test only
+
+
+@pytest.fixture
+async def client(callboard: Callboard) -> AsyncIterator[FrontClient]:
+    """A user of this test alone."""
+    async with callboard.client(fresh("user")) as client:
+        yield client
+
+
+@pytest.fixture
+def key(model: ModelServer) -> Iterator[str]:
+    """A key of this test alone, by which the model holds its answers; released at the end."""
+    key = fresh("key")
+    yield key
+    model.release(key)

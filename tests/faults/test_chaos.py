@@ -1,0 +1,91 @@
+"""Random processes die, freeze and restart while runs are at work: every run ends once and everything adds up.
+
+CALLBOARD_TEST_CHAOS_ROUNDS says how many rounds; CALLBOARD_TEST_CHAOS_SEED repeats one that failed.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+
+import pytest
+import redis as redis_client
+
+from faults.conftest import PROCESSES
+from faults.support import attempts
+from front_client import FrontClient, fresh
+from model_server import ANSWER, ModelServer
+from promises import check_run
+from services import RedisServer
+from stack import Callboard, until
+
+ROUNDS = int(os.environ.get("CALLBOARD_TEST_CHAOS_ROUNDS", "2"))
+SEED = int(os.environ.get("CALLBOARD_TEST_CHAOS_SEED", "0")) or None
+RUNS, BLOWS = 12, 4
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+async def test_everything_ends_once(
+    callboard: Callboard,
+    client: FrontClient,
+    model: ModelServer,
+    key: str,
+    redis_server: RedisServer,
+    number: int,
+) -> None:
+    seed = SEED or random.SystemRandom().randrange(1, 2**32)
+    print(f"CALLBOARD_TEST_CHAOS_SEED={seed}")
+    chance = random.Random(seed)
+    blows = Blows(callboard, redis_server, chance)
+    threads = [fresh("thread") for _ in range(RUNS // 2)]  # two runs each
+    starting = [
+        asyncio.create_task(client.start(f"key:{key} pace:{chance.randrange(10, 400)}", thread=thread))
+        for thread in threads * 2
+    ]
+    await until(lambda: model.of(key), "the first run at work")
+    for _ in range(BLOWS):
+        await asyncio.sleep(chance.random())  # not to wait for anything: the blow is to fall at any moment
+        await asyncio.to_thread(blows.strike)
+    await asyncio.to_thread(callboard.ensure, **PROCESSES)
+    runs = await asyncio.gather(*starting)
+    following = [client.follow(run, callboard.fronts) for run in runs]
+    for run, (reader, task) in zip(runs, following, strict=True):
+        await asyncio.wait_for(task, 120)
+        await check_run(callboard, client, run, readers=[reader], text=ANSWER)
+    rows = [row for thread in threads for row in await client.calls(thread)]
+    lost = sum(row["status"] == "lost" for row in rows)
+    tries = sum([len(await attempts(callboard, client, run)) for run in runs])
+    assert len(model.of(key)) <= len(rows) == RUNS + lost
+    assert lost <= tries - RUNS
+
+
+class Blows:
+    """What may happen at any moment; a process that dies is replaced at once."""
+
+    def __init__(self, callboard: Callboard, redis: RedisServer, chance: random.Random) -> None:
+        self._callboard, self._redis, self._chance = callboard, redis, chance
+        self._all: list[Callable[[], None]] = [
+            lambda: self._kill("worker"),
+            lambda: self._kill("actors"),
+            lambda: self._kill("http"),
+            self._freeze,
+            self._empty_redis,
+        ]
+
+    def strike(self) -> None:
+        self._chance.choice(self._all)()
+
+    def _kill(self, kind: str) -> None:
+        self._chance.choice(self._callboard.of(kind)).kill()
+        self._callboard.spawn(kind)
+
+    def _freeze(self) -> None:
+        for node in self._callboard.nodes:
+            node.resume()
+        self._chance.choice(self._callboard.of("worker") + self._callboard.of("actors")).pause()
+
+    def _empty_redis(self) -> None:
+        with redis_client.Redis.from_url(self._redis.url) as redis:
+            redis.flushall()

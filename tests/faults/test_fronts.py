@@ -1,0 +1,46 @@
+"""Fronts are killed and stopped under their readers, who come back at another one."""
+
+import asyncio
+
+import pytest
+
+from front_client import FrontClient, fresh
+from model_server import ANSWER, ModelServer
+from promises import check_run
+from stack import Callboard, until
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.mark.parametrize("orderly", [False, True], ids=["killed", "stopped"])
+async def test_readers_go_on_at_another_front(
+    callboard: Callboard, client: FrontClient, model: ModelServer, key: str, orderly: bool
+) -> None:
+    thread = fresh("thread")
+    run = await client.start(f"hold:{key}", thread=thread)
+    following = [client.follow(run, fronts) for fronts in (callboard.fronts, callboard.fronts[::-1])]
+    await until(lambda: all("three" in reader.text for reader, _ in following), "half an answer everywhere")
+    gone = callboard.of("http")[1]
+    await asyncio.to_thread(gone.stop if orderly else gone.kill)
+    model.release(key)
+    for reader, task in following:
+        await asyncio.wait_for(task, 60)
+        assert reader.text == ANSWER
+        # An EventSource that comes back gets the rest, never the beginning again.
+        assert [frame.type for frame in reader.frames].count("RUN_STARTED") == 1
+    await check_run(callboard, client, run, readers=[reader for reader, _ in following], text=ANSWER)
+    assert sum(reader.connections > 1 for reader, _ in following) == 1
+
+
+async def test_killed_in_the_middle_of_many_requests(
+    callboard: Callboard, client: FrontClient, model: ModelServer, key: str
+) -> None:
+    starts = [asyncio.create_task(client.start(f"key:{key} {n}")) for n in range(20)]
+    await until(lambda: len(model.of(key)) >= 1, "the first run at work")
+    callboard.of("http")[0].kill()
+    runs = await asyncio.gather(*starts)
+    for run in runs:
+        reader, task = client.follow(run, callboard.fronts)
+        await asyncio.wait_for(task, 60)
+        await check_run(callboard, client, run, readers=[reader], text=ANSWER)
+    assert len(model.of(key)) == 20
