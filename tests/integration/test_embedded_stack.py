@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aio_pika
@@ -23,13 +24,11 @@ PATIENT = RestartPolicy(first=0.05, most=0.5, attempts=20)
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the account of PostgreSQL may enter, as the user's own is."""
-    made = tmp_path_factory.mktemp("embedded")
-    for closed in (made, *made.parents):
-        if closed.owner() == psutil.Process().username() and not closed.stat().st_mode & 0o001:
-            closed.chmod(0o711)
-    return made
+def folder() -> Iterator[Path]:
+    """A folder that the account of PostgreSQL may enter, unlike pytest's own, which is closed to others."""
+    with tempfile.TemporaryDirectory(prefix="callboard-embedded-") as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
 
 
 @pytest.fixture

@@ -115,17 +115,33 @@ def test_servers_listen_on_the_loopback_address_only() -> None:
     assert {"127.0.0.1"} <= addresses <= {"127.0.0.1", "::1"}
 
 
+async def _ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    writer.write(b"PING\r\n")
+    return await asyncio.wait_for(reader.readline(), 10)
+
+
 async def test_the_proxy_cuts_connections_and_takes_new_ones(redis_url: str, tcp_proxy: Proxies) -> None:
     proxy = await tcp_proxy(redis_url)
-    client = redis_client.Redis.from_url(proxy.url(redis_url), retry=None, single_connection_client=True)
-    await client.ping()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await _ping(reader, writer) == b"+PONG\r\n"
     assert proxy.connections == 1
     await proxy.disconnect_all()
-    with pytest.raises(redis_client.ConnectionError):
-        await client.ping()
-    await client.aclose()
-    async with redis_client.Redis.from_url(proxy.url(redis_url)) as again:
-        assert await again.ping()
+    with pytest.raises(ConnectionResetError):
+        await reader.read(1)
+    writer.close()
+    again, sink = await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await _ping(again, sink) == b"+PONG\r\n"
+    sink.close()
+
+
+async def test_a_slow_proxy_holds_every_answer_back(redis_url: str, tcp_proxy: Proxies) -> None:
+    proxy = await tcp_proxy(redis_url)
+    proxy.delay(0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    began = asyncio.get_running_loop().time()
+    assert await _ping(reader, writer) == b"+PONG\r\n"
+    assert asyncio.get_running_loop().time() - began >= 0.2  # once on the way there, once back
+    writer.close()
 
 
 async def test_a_refusing_proxy_lets_nobody_in_until_it_accepts(redis_url: str, tcp_proxy: Proxies) -> None:
