@@ -9,7 +9,7 @@ from callboard_runtime.agui import run_events
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.commands import RequestTools
 from callboard_runtime.domain.event_batch import AguiEvent
-from callboard_runtime.domain.state_snapshot import ActiveRun, PendingToolCall, RunStatus, ToolCallStatus
+from callboard_runtime.domain.state_snapshot import ActiveRun, PendingToolCall, RunStatus
 
 
 def request_tools(turn: Turn, command: RequestTools) -> None:
@@ -35,7 +35,9 @@ def _pause(turn: Turn, calls: tuple[PendingToolCall, ...]) -> None:
     lose_open_steps(turn)
     run = turn.active
     assert run.attempt_id is not None
-    finished = run_events.run_finished(turn.snapshot.thread_id, run.leg_run_id, pause_outcome(calls), run.leg_usage)
+    finished = run_events.run_finished(
+        turn.snapshot.thread_id, run.leg_run_id, run_events.pause_outcome(calls), run.leg_usage
+    )
     closing = turn.number([*_state(turn), finished])
     turn.commit_events(closing, closing=True, publish=True)
     turn.say(e.AttemptEnded(run.attempt_id, "paused"))
@@ -46,31 +48,6 @@ def _state(turn: Turn) -> list[AguiEvent]:
     """A client keeps the state over the pause: what it has must be what the resumed run begins with."""
     state = turn.snapshot.shared_state
     return [] if state is None else [run_events.state_snapshot(state)]
-
-
-def pause_outcome(calls: tuple[PendingToolCall, ...]) -> AguiEvent:
-    """An interrupt when a human must decide on any call; else success, naming the calls that the browser runs."""
-    decisions = [call for call in calls if call.status is not ToolCallStatus.PENDING_RESULT]
-    if decisions:
-        return {"type": "interrupt", "interrupts": [_interrupt(call) for call in decisions]}
-    return {"type": "success", "pendingToolCallIds": [call.tool_call_id for call in calls]}
-
-
-def _interrupt(call: PendingToolCall) -> AguiEvent:
-    """The reason is one of ours: clients that know `tool_call` would answer it with a tool message of their own."""
-    unknown = call.status is ToolCallStatus.OUTCOME_UNKNOWN
-    optional = {
-        "message": call.message,
-        "responseSchema": call.response_schema,
-        "expiresAt": call.expires_at.isoformat() if call.expires_at else None,
-    }
-    return {
-        "id": call.interrupt_id or call.tool_call_id,
-        "reason": "callboard:tool_outcome_unknown" if unknown else "callboard:tool_approval",
-        "toolCallId": call.tool_call_id,
-        "metadata": {"toolName": call.tool_name, "args": call.args},
-        **{name: value for name, value in optional.items() if value is not None},
-    }
 
 
 def resume(turn: Turn, run: ActiveRun, leg_run_id: str, digest: str) -> None:

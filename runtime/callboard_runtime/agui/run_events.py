@@ -9,6 +9,7 @@ from ag_ui.core.version import PROTOCOL_VERSION
 
 from callboard_runtime.domain.event_batch import AguiEvent
 from callboard_runtime.domain.run_input import NewMessage
+from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallStatus
 from callboard_runtime.domain.usage import UsageTotals
 
 
@@ -37,6 +38,31 @@ def run_finished(thread_id: str, run_id: str, outcome: AguiEvent, usage: Mapping
     """RUN_FINISHED with `outcome`; `usage` is this leg's, by `<provider>/<model>`."""
     event: AguiEvent = {"type": "RUN_FINISHED", "threadId": thread_id, "runId": run_id, "outcome": outcome}
     return event | _usage(usage)
+
+
+def pause_outcome(calls: Sequence[PendingToolCall]) -> AguiEvent:
+    """An interrupt when a human must decide on any call; else success, naming the calls that the browser runs."""
+    decisions = [call for call in calls if call.status is not ToolCallStatus.PENDING_RESULT]
+    if decisions:
+        return {"type": "interrupt", "interrupts": [_interrupt(call) for call in decisions]}
+    return {"type": "success", "pendingToolCallIds": [call.tool_call_id for call in calls]}
+
+
+def _interrupt(call: PendingToolCall) -> AguiEvent:
+    """The reason is one of ours: clients that know `tool_call` would answer it with a tool message of their own."""
+    unknown = call.status is ToolCallStatus.OUTCOME_UNKNOWN
+    optional = {
+        "message": call.message,
+        "responseSchema": call.response_schema,
+        "expiresAt": call.expires_at.isoformat() if call.expires_at else None,
+    }
+    return {
+        "id": call.interrupt_id or call.tool_call_id,
+        "reason": "callboard:tool_outcome_unknown" if unknown else "callboard:tool_approval",
+        "toolCallId": call.tool_call_id,
+        "metadata": {"toolName": call.tool_name, "args": call.args},
+        **{name: value for name, value in optional.items() if value is not None},
+    }
 
 
 def run_error(message: str, code: str, usage: Mapping[str, UsageTotals] | None = None) -> AguiEvent:
