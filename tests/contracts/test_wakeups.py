@@ -145,7 +145,7 @@ async def eventually_in_thread(condition: Callable[[], bool]) -> None:
 
 async def _until_without_consumer(channel: aio_pika.abc.AbstractChannel) -> None:
     async with asyncio.timeout(PATIENCE):
-        while (await channel.declare_queue(topology.WORKER_QUEUE, passive=True)).declaration_result.consumer_count:
+        while (await channel.declare_queue(topology.WORKER_QUEUE, passive=True)).declaration_result.consumer_count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+
 from callboard_runtime.persistence import migrate
 from callboard_runtime.persistence.database import connect, create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from services import PostgresServer
-from sqlalchemy import text
 
 PATIENCE = 30.0
 
@@ -98,7 +99,7 @@ async def test_a_database_that_is_away_at_first_is_found_later(
     beats.append(heartbeat)
     heartbeat.start()
     async with asyncio.timeout(PATIENCE):
-        while "no heartbeat" not in caplog.text:
+        while "no heartbeat" not in caplog.text:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert not heartbeat.wait_first(0)
     private_postgres.start()

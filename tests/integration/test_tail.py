@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
-from callboard_runtime.stream.tail import TailResult, TailStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisGone
+
+from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
+from callboard_runtime.stream.tail import TailResult, TailStore
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from callboard_runtime.entry.client import BlockingClient
 from callboard_runtime.entry.run_command import RunCommand
 from callboard_runtime.persistence.database import connect, create_engine
 from callboard_runtime.settings import Settings
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 PATIENCE = 90.0  # seconds before a wait counts as failed: the worker imports CrewAI first
 
@@ -73,7 +74,7 @@ async def query(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping
 async def until(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping[str, Any]]:
     """Wait until a query finds something."""
     async with asyncio.timeout(PATIENCE):
-        while not (rows := await query(engine, sql, **values)):
+        while not (rows := await query(engine, sql, **values)):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return rows
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from callboard_runtime.domain.event_batch import AguiEvent, EventBatch
-from callboard_runtime.stream.ledger import EventLedger
 from hypothesis import given
 from hypothesis import strategies as st
+
+from callboard_runtime.domain.event_batch import AguiEvent, EventBatch
+from callboard_runtime.stream.ledger import EventLedger
 
 
 def opening(count: int = 1, epoch: int = 3) -> EventBatch:
@@ -86,6 +87,17 @@ def test_the_uncommitted_bytes_are_counted_until_the_commit() -> None:
     assert 0 < ledger.uncommitted_bytes < before
     ledger.mark_committed(4)
     assert ledger.uncommitted_bytes == 0
+
+
+def test_an_older_commit_changes_nothing() -> None:
+    ledger = EventLedger(opening())
+    ledger.add(text("1", "a"))
+    ledger.seal()
+    ledger.mark_sent(2)
+    ledger.mark_committed(2)
+    for seq in (0, 1, 2):
+        ledger.mark_committed(seq)
+    assert (ledger.committed, ledger.last, ledger.since(2)) == (2, 2, None)
 
 
 @given(st.lists(st.sampled_from(["add", "seal", "send", "commit", "commit_some"]), max_size=60), st.integers(0, 5))

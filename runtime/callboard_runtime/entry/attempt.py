@@ -38,7 +38,7 @@ from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.entry.brief import JournalRow
-from callboard_runtime.errors import Fenced, RunCancelling, StaleEpoch, Unavailable
+from callboard_runtime.errors import CallboardError, Fenced, RunCancelling, StaleEpoch, Unavailable
 from callboard_runtime.stream.emitter import EventEmitter, Leg
 
 logger = logging.getLogger(__name__)
@@ -275,11 +275,20 @@ class Attempt:
 
     async def _commit(self) -> None:
         try:
-            await self._ordered(lambda frame: AppendEvents(**frame))
-        except (Fenced, Unavailable) as error:
+            async with self._lock:
+                if self._emitter.wants_commit:
+                    await self._commit_events()
+        except CallboardError as error:
             logger.info("events were not committed: %s", error, extra={"action": "commit_failed"})
         finally:
             self._committing = None
+
+    async def _commit_events(self) -> None:
+        def frame_only(frame: dict[str, Any]) -> AppendEvents:
+            return AppendEvents(**frame)
+
+        events = await self._send_surplus(frame_only)
+        await self._send(frame_only, events)
 
 
 def _size(batch: EventBatch) -> int:

@@ -112,6 +112,11 @@ class EventEmitter:
         self._create, self._held = self._absent, False
         self._send()
 
+    @property
+    def wants_commit(self) -> bool:
+        """Whether a commit is still needed before more is sent, or to keep commands small."""
+        return self._held or self._ledger.uncommitted_bytes > LARGE_TAIL
+
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> None:
         """Wait until what was emitted is sent, or cannot be, at most `timeout` seconds."""
         self.flush()

@@ -65,10 +65,12 @@ class EventLedger:
         self._forget()
 
     def mark_committed(self, seq: int) -> None:
+        if seq <= self.committed:
+            return
         newly = self.since(self.committed, upto=min(seq, self.last))
         if newly is not None:
             self.uncommitted_bytes -= sum(map(len, newly.lines))
-        self.committed = max(self.committed, seq)
+        self.committed = seq
         self._forget()
 
     def _forget(self) -> None:
