@@ -27,6 +27,7 @@ from callboard_actors.ownership import living_processes, partition_owners
 from callboard_actors.partitions import assign
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.broker import topology
+from callboard_runtime.broker.connection import is_real_cancellation
 from callboard_runtime.domain.event_batch import EventBatch, EventId
 from callboard_runtime.entry.wakeup import wakeup_message
 from callboard_runtime.errors import CallboardError, Unavailable
@@ -125,6 +126,8 @@ class OutboxRelay:
                 logger.info("the outbox waits: %s", error, extra={"action": "outbox_waits"})
             except Exception:
                 logger.exception("polling the outbox failed", extra={"action": "outbox_failed"})
+            if is_real_cancellation():  # an outage in the same moment must not hide it
+                raise asyncio.CancelledError
             await asyncio.sleep(BUSY_TICK if self.dispatcher.waiting else TICK)
 
     async def stop(self) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from callboard_runtime.broker.connection import is_real_cancellation
 from callboard_runtime.domain.commands import Command, EnforceDeadline, ExpireToolCalls, ReapAttempt
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence.database import connect
@@ -29,6 +30,8 @@ EXPIRY_EVERY = 30.0  # seconds
 CLEANUP_EVERY = 60.0  # seconds
 FORGET_AFTER = 3600.0  # seconds of silence after which a process's row goes
 BATCH = 500  # commands of one kind per sweep
+
+_TAKE_LEAD = text("SELECT pg_try_advisory_lock(:key)")
 
 _SILENT = text("""
 SELECT a.session_id, a.run_id, a.attempt_id
@@ -89,6 +92,8 @@ class Sweeper:
                 logger.info("the sweeper waits: %s", error, extra={"action": "sweeper_waits"})
             except Exception:
                 logger.exception("sweeping failed", extra={"action": "sweeper_failed"})
+            if is_real_cancellation():  # an outage in the same moment must not hide it
+                raise asyncio.CancelledError
             await asyncio.sleep(self._sweep_every)
 
     async def _lead(self) -> None:
@@ -96,9 +101,10 @@ class Sweeper:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(connect(self._engine))
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            if not await _scalar(connection, "SELECT pg_try_advisory_lock(:key)"):
+            if not (await connection.execute(_TAKE_LEAD, {"key": LEADER_LOCK})).scalar_one():
                 return
-            stack.push_async_callback(_scalar, connection, "SELECT pg_advisory_unlock(:key)")
+            # The lock goes with the connection, which must therefore not go back to the pool.
+            stack.push_async_callback(connection.invalidate)
             logger.info("this process sweeps now", extra={"action": "sweeper_leads"})
             self._grace()
             while True:
@@ -161,7 +167,3 @@ class Sweeper:
         if now >= self._next.get(duty, now):
             self._next[duty] = now + every
             await step()
-
-
-async def _scalar(connection: AsyncConnection, statement: str) -> Any:
-    return (await connection.execute(text(statement), {"key": LEADER_LOCK})).scalar_one()
