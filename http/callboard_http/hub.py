@@ -206,6 +206,7 @@ class _Lanes(Line):
         """Return when the lane is bound, whoever asked for it first. Raises ConnectionGone."""
         if lane not in self._bindings:
             self._bindings[lane] = asyncio.create_task(self._bind(lane))
+            self._bindings[lane].add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._bindings[lane])
 
     async def unbind(self, lane: int) -> None:
@@ -214,8 +215,12 @@ class _Lanes(Line):
             await self.channel.queue_unbind(self._queue, topology.LANE_EXCHANGE, str(lane))
 
     async def _bind(self, lane: int) -> None:
-        async with gone_when_broken():
-            await self.channel.queue_bind(self._queue, topology.LANE_EXCHANGE, str(lane))
+        try:
+            async with gone_when_broken():
+                await self.channel.queue_bind(self._queue, topology.LANE_EXCHANGE, str(lane))
+        except ConnectionGone:
+            self._bindings.pop(lane, None)
+            raise
 
 
 def _parse(headers: Mapping[str, Any], body: bytes) -> tuple[str, int, Chunk]:

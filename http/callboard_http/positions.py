@@ -24,9 +24,16 @@ class Positions:
         self._asked.add(session_id)
         if self._answer is None:
             self._answer = asyncio.create_task(self._read())
+            self._answer.add_done_callback(_noted)
         return (await asyncio.shield(self._answer)).get(session_id)
 
     async def _read(self) -> dict[UUID, EventId]:
         await asyncio.sleep(GATHER)
         asked, self._asked, self._answer = self._asked, set(), None
         return await self._log.positions(asked)
+
+
+def _noted(task: asyncio.Task[dict[UUID, EventId]]) -> None:
+    """An outage that everybody who asked left before is nobody's concern."""
+    if not task.cancelled():
+        task.exception()

@@ -6,21 +6,27 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
 
 from callboard_http.auth import Principal
 from callboard_http.authorise import Action, authorise
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.records import RunRecord
 from callboard_http.run_request import check_id
+from callboard_runtime.domain.event_batch import EventId
+from callboard_runtime.domain.ids import UserId
 from callboard_runtime.errors import Gone, InvalidInput, NotFound
 
 MAX_PAGE = 500
+LARGEST = 2**53
+
+_USERS: TypeAdapter[str] = TypeAdapter(UserId)
 
 
 async def subject(request: web.Request, action: Action, what: str) -> tuple[Principal, str]:
     """Who asks, and whose `what` is meant: their own, or with `?user=` someone else's, if they may."""
     principal = request.app[DEPS].authenticator.authenticate(request.headers)
-    owner = request.query.get("user") or principal.user_id
+    owner = check_user(request.query.get("user") or principal.user_id)
     await may(request, principal, action, owner, what)
     return principal, owner
 
@@ -44,6 +50,22 @@ async def owned_run(request: web.Request, owner: str, run_id: str) -> RunRecord:
     if run.deleted:
         raise Gone("the session of this run was deleted")
     return run
+
+
+def check_user(name: str) -> str:
+    """`name` if it can be a user's; raises InvalidInput."""
+    try:
+        return _USERS.validate_python(name)
+    except ValidationError:
+        raise InvalidInput("user: must be a name of 1 to 200 printable characters") from None
+
+
+def cursor(text: str) -> EventId:
+    """An event id from outside; raises InvalidInput for what cannot be one."""
+    event_id = EventId.parse(text)
+    if max(event_id) >= LARGEST:
+        raise InvalidInput(f"event id {text[:40]!r} is larger than any")
+    return event_id
 
 
 def page_size(request: web.Request, default: int = 50) -> int:

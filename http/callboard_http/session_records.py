@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from callboard_runtime.persistence.database import connect
 
 Row = Mapping[Any, Any]
 
+MAX_KEY = 400  # characters of one part of a position
 SEGMENTS = 32  # segments read for one page of events
 
 
@@ -123,16 +124,18 @@ def _read_key(after: str | None, *first: Any) -> tuple[Any, ...]:
     try:
         parts = orjson.loads(base64.urlsafe_b64decode(after))
         return tuple(_like(example, part) for example, part in zip(first, parts, strict=True))
-    except (ValueError, TypeError, AttributeError, binascii.Error):
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
         raise InvalidInput("after: not a position that an earlier page gave as `next`") from None
 
 
 def _like(example: Any, value: Any) -> Any:
-    """`value` as the type of `example`."""
+    """`value` as the type of `example`; raises ValueError for what the database could not take."""
     if isinstance(example, datetime):
-        return datetime.fromisoformat(value)
+        return datetime.fromisoformat(value).astimezone(UTC)
     if isinstance(example, UUID):
         return UUID(value)
-    if type(value) is not type(example):
-        raise ValueError("another type")
+    if type(value) is not type(example) or (isinstance(value, int) and not 0 <= value < 2**53):
+        raise ValueError("not one of ours")
+    if "\x00" in str(value) or len(str(value)) > MAX_KEY:
+        raise ValueError("not one of ours")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import uuid
 from collections.abc import AsyncIterator
@@ -333,6 +334,11 @@ async def test_cancel_is_answered_and_repeated(front: Front, commands: CommandCl
     assert (again.status, again.json["status"]) == (202, "cancelled")
 
 
+def forged(*rest: Any) -> str:
+    """A position in a page that no page ever gave."""
+    return base64.urlsafe_b64encode(orjson.dumps(["2026-01-01", str(uuid.UUID(int=0)), *rest])).decode()
+
+
 async def test_pages_are_keyed_and_complete(front: Front, stage: Backstage, commands: CommandClient):
     for number in range(5):
         run = f"r{number}"
@@ -358,7 +364,15 @@ async def test_pages_are_keyed_and_complete(front: Front, stage: Backstage, comm
     assert [e["id"] for e in logged] == [f"{epoch}-{seq}" for epoch in range(1, 6) for seq in range(1, 4)]
     assert {e["event"]["type"] for e in logged} == {"RUN_STARTED", "TEXT_MESSAGE_CONTENT", "RUN_FINISHED"}
     for path in (SESSIONS, f"{SESSIONS}/t1/usage", f"{SESSIONS}/t1/messages", f"{SESSIONS}/t1/events"):
-        for bad in ({"after": "@"}, {"limit": "0"}, {"limit": "501"}, {"limit": "x"}):
+        forged = base64.urlsafe_b64encode(orjson.dumps(["2026-01-01", str(uuid.UUID(int=0)), "\0", 2**63])).decode()
+        for bad in (
+            {"after": "@"},
+            {"after": forged},
+            {"limit": "0"},
+            {"limit": "501"},
+            {"limit": "x"},
+            {"user": "\0"},
+        ):
             assert (await front.call("GET", path, params=bad)).status == 400, (path, bad)
 
 

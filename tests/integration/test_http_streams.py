@@ -175,7 +175,10 @@ async def test_cut_in_the_tail_and_resumed_there(front: Front, stage: Backstage)
             assert await events(response, 4 - cut) == numbered(1, 1, leg.sent)[cut:]
 
 
-@pytest.mark.parametrize("cursor", ["x", "1", "1-", "-1", "1-1-1", "1_0-2", "１-2", "9" * 50 + "-1"])
+@pytest.mark.parametrize(
+    "cursor",
+    ["x", "1", "1-", "-1", "1-1-1", "1_0-2", "１-2", "9" * 50 + "-1", "9" * 30 + "-1", f"{2**63}-1", f"1-{2**63}"],
+)
 async def test_a_malformed_cursor_is_a_400(front: Front, stage: Backstage, cursor: str):
     await played(stage)
     answer = await front.call("GET", EVENTS, params={"after": cursor})

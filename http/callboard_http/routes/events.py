@@ -6,7 +6,7 @@ from aiohttp import web
 
 from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
-from callboard_http.request_context import as_json, may, owned_run, path_id, subject
+from callboard_http.request_context import as_json, cursor, may, owned_run, path_id, subject
 from callboard_http.routes.runs import RUNS, events_url
 from callboard_http.streaming import follow, place_after, place_without_cursor
 from callboard_runtime.domain.event_batch import EventId
@@ -18,10 +18,10 @@ async def events(request: web.Request) -> web.StreamResponse:
     """GET /runs/{run_id}/events: one leg, to its closing event; 204 when nothing follows the cursor."""
     run_id = path_id(request, "run_id")
     principal, owner = await _reader_of(request, run_id)
-    cursor = _cursor(request)
+    after = _cursor(request)
     run = await owned_run(request, owner, run_id)
     sources = request.app[SERVICES].sources
-    place = await place_after(run, cursor, sources) if cursor else place_without_cursor(run, run_id)
+    place = await place_after(run, after, sources) if after else place_without_cursor(run, run_id)
     if place is None:
         return web.Response(status=204)
     protocol = request.query.get("protocol", CURRENT)
@@ -50,7 +50,7 @@ async def _reader_of(request: web.Request, run_id: str) -> tuple[Principal, str]
 def _cursor(request: web.Request) -> EventId | None:
     """`Last-Event-ID`, which a reconnecting EventSource sends and which is newer than its URL, else `?after=`."""
     given = request.headers.get("Last-Event-ID") or request.query.get("after")
-    return EventId.parse(given) if given else None
+    return cursor(given) if given else None
 
 
 ROUTES = [web.get(RUNS + "/{run_id}/events", events), web.post(RUNS + "/{run_id}/ticket", ticket)]

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from callboard_http.chunk import Chunk
 from callboard_http.deps import DEPS, SERVICES
-from callboard_http.request_context import as_json, page_size, path_id, subject
+from callboard_http.request_context import as_json, cursor, page_size, path_id, subject
 from callboard_http.routes.runs import acceptance, money
 from callboard_http.session_records import Row, SessionRecords
 from callboard_runtime.domain.commands import DeleteSession
@@ -42,7 +42,7 @@ async def events(request: web.Request) -> web.Response:
     """GET /sessions/{id}/events: committed events of all runs; `after` is an event id."""
     session = await _session(request)
     after = request.query.get("after")
-    chunks = await _records(request).events(session["id"], EventId.parse(after) if after else ORIGIN)
+    chunks = await _records(request).events(session["id"], cursor(after) if after else ORIGIN)
     body = _events_body(chunks, page_size(request, 500), EventId(session["log_epoch"], session["log_seq"]))
     return web.Response(body=body, content_type="application/json")
 
