@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.domain.commands import CancelRun, RunAnswer
+from callboard_runtime.domain.event_batch import ORIGIN
+from callboard_runtime.domain.ids import session_uuid, utcnow
 from callboard_runtime.entry.client import BlockingClient
 from callboard_runtime.entry.run_command import RunCommand
+from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence.database import connect, create_engine
 from callboard_runtime.settings import Settings
+from callboard_runtime.stream.tail import TailStore
+
+pytestmark = pytest.mark.timeout(300)
 
 PATIENCE = 90.0  # seconds before a wait counts as failed: the worker imports CrewAI first
 
@@ -79,17 +87,42 @@ async def until(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping
     return rows
 
 
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[CommandClient]:
+    commands = await CommandClient.connect(settings.required_amqp_url(), "test")
+    yield commands
+    await commands.close()
+
+
+async def accept(client: CommandClient, run_id: str, message: str) -> RunAnswer:
+    """Have a run accepted, as a front does."""
+    command = RunCommand(user_id="u", thread_id="t", run_id=run_id, message=message)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                answer = await client.send(command.accept(5), 5)
+            except Unavailable:
+                await asyncio.sleep(0.1)
+            else:
+                assert isinstance(answer, RunAnswer)
+                return answer
+
+
+WORKER_READY = "SELECT id FROM processes WHERE kind = 'worker' AND slots = 4"
+ENDED = "SELECT * FROM runs WHERE client_run_id = :run AND ended_at IS NOT NULL"
+
+
 async def test_a_run_goes_from_enqueue_to_its_end(
     settings: Settings, environment: dict[str, str], engine: AsyncEngine, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     with process("actors", environment, log), process("worker", environment, log, "--concurrency", "4") as worker:
-        await until(engine, "SELECT 1 FROM processes WHERE kind = 'worker' AND slots = 4")
+        await until(engine, WORKER_READY)
         client = await asyncio.to_thread(BlockingClient, settings)
         command = RunCommand(user_id="u", thread_id="t", run_id="r1", message="hello")
         first = await asyncio.to_thread(client.send, command)
         assert await asyncio.to_thread(client.send, command) == first, "the same run has one answer"
-        (run,) = await until(engine, "SELECT * FROM runs WHERE status IN ('succeeded', 'failed')")
+        (run,) = await until(engine, ENDED, run="r1")
         assert (run["status"], run["error_message"]) == ("succeeded", None), log.read_text()
         (message,) = await query(engine, "SELECT * FROM messages WHERE role = 'assistant'")
         assert message["content"]
@@ -99,9 +132,62 @@ async def test_a_run_goes_from_enqueue_to_its_end(
         worker.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 30) == 0, log.read_text()
         assert not await query(engine, "SELECT 1 FROM processes WHERE kind = 'worker'"), "it leaves the list itself"
-    print(log.read_text())
     assert "Traceback" not in log.read_text()
 
 
-def _unique() -> str:
-    return uuid.uuid4().hex
+async def test_a_cancelled_run_stops_its_stream_and_keeps_its_text(
+    environment: dict[str, str], engine: AsyncEngine, client: CommandClient, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with process("actors", environment, log), process("worker", environment, log, "--concurrency", "4"):
+        await accept(client, "r1", SLOW)
+        await until_streamed(environment)
+        asked = CancelRun(session_id=SESSION, user_id="u", run_id="r1", not_after=utcnow() + timedelta(seconds=5))
+        await client.send(asked, 5)
+        (run,) = await until(engine, ENDED, run="r1")
+        assert run["status"] == "cancelled", log.read_text()
+        steps = await query(engine, "SELECT status FROM run_steps ORDER BY position")
+        assert steps[-1]["status"] == "cancelled", "the worker ended it itself, in time"
+        (call,) = await query(engine, "SELECT * FROM llm_calls WHERE status = 'cancelled'")
+        assert call["estimated"]
+        assert call["output_tokens"] > 0
+        (message,) = await query(engine, "SELECT * FROM messages WHERE role = 'assistant'")
+        assert message["content"].startswith("1")
+    assert "Traceback" not in log.read_text()
+
+
+async def test_a_worker_that_shuts_down_hands_its_run_to_another(
+    environment: dict[str, str], engine: AsyncEngine, client: CommandClient, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    impatient = environment | {"CALLBOARD_WORKER__DRAIN": "0.2"}  # the answer takes longer than that
+    with process("actors", environment, log), process("worker", impatient, log, "--concurrency", "4") as first:
+        await accept(client, "r1", SLOW)
+        await until_streamed(environment)
+        with process("worker", environment, log, "--concurrency", "4"):
+            await until(engine, WORKER_READY)
+            first.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(first.wait, 30) == 0, log.read_text()
+            attempts = await until(engine, "SELECT outcome FROM run_attempts WHERE epoch = 2")
+            (released,) = await query(engine, "SELECT outcome FROM run_attempts WHERE epoch = 1")
+            assert (released["outcome"], attempts[0]["outcome"]) == ("released", None)
+            asked = CancelRun(session_id=SESSION, user_id="u", run_id="r1", not_after=utcnow() + timedelta(seconds=5))
+            await client.send(asked, 5)
+            await until(engine, ENDED, run="r1")
+    assert "Traceback" not in log.read_text()
+
+
+SESSION = session_uuid("u", "t")
+SLOW = "count to 2000 at 50 ms"
+
+
+async def until_streamed(environment: Mapping[str, str]) -> None:
+    """Wait until some of the answer is in Redis."""
+    tail = TailStore.from_url(environment["CALLBOARD_REDIS_URL"], environment["CALLBOARD_REDIS_PREFIX"])
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            batch = await tail.read(SESSION, ORIGIN, 1)
+            if batch and any("TEXT_MESSAGE_CONTENT" in line for line in batch.lines):
+                break
+            await asyncio.sleep(0.05)
+    await tail.close()
