@@ -3,12 +3,11 @@
 import base64
 import json
 import os
-import urllib.error
 import urllib.request
 import uuid
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from services import install
+from services.process import ServiceUnavailable
 
 
 class OneRedisDatabase:
@@ -22,7 +21,7 @@ class OneRedisDatabase:
 
 
 class ForeignRabbit:
-    """A RabbitMQ server whose management API makes a virtual host per test; without that API its own one is shared."""
+    """A RabbitMQ server whose management API makes a virtual host per test. Raises ServiceUnavailable without it."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -32,13 +31,15 @@ class ForeignRabbit:
         token = f"{parts.username or 'guest'}:{parts.password or 'guest'}"
         self._authorization = f"Basic {base64.b64encode(token.encode()).decode()}"
         self._user = parts.username or "guest"
-        self._managed = self._answers()
-        if not self._managed:
-            install.say(f"no management API at {api}: all tests share the virtual host of CALLBOARD_TEST_AMQP_URL")
+        try:
+            self._call("GET", "/whoami")
+        except OSError as error:
+            raise ServiceUnavailable(
+                f"the server of CALLBOARD_TEST_AMQP_URL needs its management API, and {api} says {error}; "
+                "enable rabbitmq_management, or set CALLBOARD_TEST_RABBITMQ_API to its address"
+            ) from error
 
     def create_vhost(self) -> str:
-        if not self._managed:
-            return self._url
         name = f"cb{uuid.uuid4().hex[:12]}"
         self._call("PUT", f"/vhosts/{name}")
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
@@ -46,15 +47,7 @@ class ForeignRabbit:
         return urlunsplit(urlsplit(self._url)._replace(path=f"/{name}", query="heartbeat=10"))
 
     def delete_vhost(self, url: str) -> None:
-        if self._managed:
-            self._call("DELETE", f"/vhosts/{urlsplit(url).path.lstrip('/')}")
-
-    def _answers(self) -> bool:
-        try:
-            self._call("GET", "/whoami")
-        except (urllib.error.URLError, OSError):
-            return False
-        return True
+        self._call("DELETE", f"/vhosts/{urlsplit(url).path.lstrip('/')}")
 
     def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> None:
         headers = {"Authorization": self._authorization, "Content-Type": "application/json"}

@@ -91,8 +91,11 @@ class Services:
         return _whole(self._wait("private_rabbit"))
 
     def stop(self) -> None:
-        """Stop every server, in parallel."""
+        """Stop every server, in parallel, and leave nothing on foreign ones."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+        made = self._futures.get("template")
+        if os.environ.get(DATABASE) and made is not None and not made.cancelled() and made.exception() is None:
+            made.result().databases.drop(made.result().url)
         with ThreadPoolExecutor(6) as threads:
             for done in [threads.submit(_discard, server) for server in self._servers]:
                 done.result()
