@@ -71,14 +71,17 @@ async def run_actors(settings: Settings) -> None:
 async def actor_process(settings: Settings) -> AsyncGenerator[ActorProcess]:
     """Everything of one process, started; stopped in the reverse order."""
     name = process_id()
-    async with AsyncExitStack() as stack:
-        engine = create_engine(settings, name=name)
-        stack.push_async_callback(engine.dispose)
-        await _until_there("the database", partial(_look, engine))
-        await _start_heartbeat(settings, name, stack)
-        yield await _start(settings, name, engine, stack)
-        logger.info("handing over", extra={"action": "actors_stopping"})
-    logger.info("stopped", extra={"action": "actors_stopped"})
+    try:
+        async with AsyncExitStack() as stack:
+            engine = create_engine(settings, name=name)
+            stack.push_async_callback(engine.dispose)
+            await _until_there("the database", partial(_look, engine))
+            await _start_heartbeat(settings, name, stack)
+            process = await _start(settings, name, engine, stack)
+            stack.callback(logger.info, "handing over", extra={"action": "actors_stopping"})
+            yield process
+    finally:
+        logger.info("stopped", extra={"action": "actors_stopped"})
 
 
 async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: AsyncExitStack) -> ActorProcess:
