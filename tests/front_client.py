@@ -155,17 +155,21 @@ class FrontClient:
         return run
 
     async def post_until_taken(self, body: Json) -> Answer:
-        """The same request again for as long as the answer is 503: nothing was accepted then, or nobody knows."""
+        """Post a run until it is taken or refused: what met a dead front or a 503 may or may not have been accepted."""
+        return await self._insist("POST", RUNS, body)
+
+    async def _insist(self, method: str, path: str, body: Any = None) -> Answer:
+        """The same request at the next front, for as long as none can serve it."""
         deadline = time.monotonic() + TAKEN_WITHIN
         while True:
             try:
-                answer = await self.post(body, base=self.bases[self.turns % len(self.bases)])
+                answer = await self.request(method, path, body, base=self.bases[self.turns % len(self.bases)])
             except (aiohttp.ClientError, ConnectionError):
                 answer = Answer(503, None, {})
             if answer.status != 503 or time.monotonic() > deadline:
                 return answer
             self.turns += 1
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # as a balancer would wait before it tries again
 
     async def cancel(self, run: str) -> Answer:
         return await self.request("POST", f"{RUNS}/{run}/cancel")
@@ -216,7 +220,7 @@ class FrontClient:
         return reader, task
 
     async def _get(self, path: str) -> Json:
-        answer = await self.request("GET", path)
+        answer = await self._insist("GET", path)
         assert answer.status == 200, answer
         return answer.body
 

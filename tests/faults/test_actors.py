@@ -49,6 +49,7 @@ async def test_the_same_run_from_everywhere_while_one_is_killed(
     callboard: Callboard, client: FrontClient, model: ModelServer, key: str
 ) -> None:
     thread, run = fresh("thread"), fresh("run")
+    await client.read(await client.start("hello", thread=thread))  # now somebody owns the partition
     body = run_input(f"key:{key}", thread=thread, run=run, forwardedProps={"agentId": "chat"})
     victim = await _owner_of(callboard, client, thread)
     posts = [asyncio.create_task(client.post(body, base=callboard.fronts[number % 2])) for number in range(100)]
@@ -73,8 +74,9 @@ async def test_frozen_and_woken_too_late_commits_nothing(
     frozen.pause()
     # These wait in the frozen process's socket; it finds them there when it wakes.
     runs = await asyncio.gather(*(client.start(f"key:{key} {n}", thread=thread) for n in range(3)))
-    for run in runs:
-        await check_run(callboard, client, run, readers=[await client.read(run)], text=ANSWER)
+    readers = await asyncio.gather(*(client.read(run) for run in runs))
+    for run, reader in zip(runs, readers, strict=True):
+        await check_run(callboard, client, run, readers=[reader], text=ANSWER)
     assert await _owner_of(callboard, client, thread) is not frozen
     log, messages = await client.log(thread), await client.messages(thread)
     offset = frozen.log.stat().st_size

@@ -51,8 +51,8 @@ async def test_everything_ends_once(
     await asyncio.to_thread(callboard.ensure, **PROCESSES)
     runs = await asyncio.gather(*starting)
     following = [client.follow(run, callboard.fronts) for run in runs]
-    for run, (reader, task) in zip(runs, following, strict=True):
-        await asyncio.wait_for(task, 120)
+    await asyncio.wait_for(asyncio.gather(*(task for _, task in following)), 120)
+    for run, (reader, _) in zip(runs, following, strict=True):
         await check_run(callboard, client, run, readers=[reader], text=ANSWER)
     rows = [row for thread in threads for row in await client.calls(thread)]
     lost = sum(row["status"] == "lost" for row in rows)
