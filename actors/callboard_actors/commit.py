@@ -55,7 +55,8 @@ async def commit(
 
 def _write_session(writes: Writes, versioned: Versioned) -> None:
     decided, session_id = versioned.decided, versioned.decided.command.session_id
-    row = session_row(decided.after, decided.facts.now, messages_added(decided.events))
+    said, changed = messages_added(decided.events), decided.before.status != decided.after.status
+    row = session_row(decided.after, decided.facts.now, said=said, changed=changed or versioned.version == 0)
     if versioned.version == 0:
         writes.insert("sessions", {"id": session_id, "state_version": 1, **row})
     else:
@@ -148,7 +149,7 @@ def _assignment(table: str, column: str) -> str:
     """Some columns keep their first, or their last known, value."""
     if (table, column) in (("runs", "started_at"), ("run_legs", "first_epoch")):
         return f'"{column}" = COALESCE(t."{column}", v."{column}")'
-    if (table, column) == ("sessions", "last_message_at"):
+    if (table, column) in (("sessions", "last_message_at"), ("sessions", "updated_at")):
         return f'"{column}" = COALESCE(v."{column}", t."{column}")'
     return f'"{column}" = v."{column}"'
 

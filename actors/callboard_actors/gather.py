@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from callboard_actors.facts import Facts, KnownAttempt, KnownRun, Policy, Takeover
 from callboard_runtime.agui.open_parts import OpenParts
-from callboard_runtime.config.loader import load_runtime_config
+from callboard_runtime.config.loader import Rows, fetch_rows, resolve_rows
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import EventBatch
 from callboard_runtime.domain.ids import run_uuid, utcnow
@@ -32,6 +32,19 @@ logger = logging.getLogger(__name__)
 
 NO_READS = (c.BeginStep, c.RecordStep, c.AppendEvents)
 MAY_FORCE = (c.AcceptRun, c.CancelRun, c.StartRun, c.ReapAttempt, c.EnforceDeadline, c.FailRun)
+
+
+class AgentRows:
+    """`system_agents`, read at most once for a group of commands."""
+
+    def __init__(self, db: AsyncConnection) -> None:
+        self._db = db
+        self._rows: Rows | None = None
+
+    async def read(self) -> Rows:
+        if self._rows is None:
+            self._rows = await fetch_rows(self._db)
+        return self._rows
 
 
 class Gatherer:
@@ -50,7 +63,9 @@ class Gatherer:
     def bare(self) -> Facts:
         return Facts(now=utcnow(), policy=self._policy)
 
-    async def gather(self, db: AsyncConnection, snapshot: StateSnapshot, command: c.Command) -> Facts:
+    async def gather(
+        self, db: AsyncConnection, agents: AgentRows, snapshot: StateSnapshot, command: c.Command
+    ) -> Facts:
         """Raises Unavailable (through the caller's connection) when the database is away."""
         facts = self.bare()
         if isinstance(command, c.AcceptRun | c.CancelRun):
@@ -59,7 +74,7 @@ class Gatherer:
             known = await _known_run(db, snapshot.user_id, command.run_id or command.leg_run_id)
             facts = replace(facts, run=known, settled=await _settled_calls(db, command))
         if isinstance(command, c.AcceptRun) and facts.run is None:
-            facts = await self._for_new_run(db, facts, command)
+            facts = await self._for_new_run(agents, facts, command)
         if isinstance(command, c.StartRun):
             facts = await self._for_start(db, facts, snapshot, command)
         if isinstance(command, MAY_FORCE) and snapshot.active is not None:
@@ -68,9 +83,9 @@ class Gatherer:
             facts = replace(facts, next_input=await _run_input(db, snapshot.queue[0].run_id))
         return replace(facts, known_messages=await _known_messages(db, command, facts))
 
-    async def _for_new_run(self, db: AsyncConnection, facts: Facts, command: c.AcceptRun) -> Facts:
+    async def _for_new_run(self, agents: AgentRows, facts: Facts, command: c.AcceptRun) -> Facts:
         try:
-            config = await load_runtime_config(db, command.agent_id, self._settings)
+            config = resolve_rows(await agents.read(), command.agent_id, self._settings)
         except Refused as error:
             return replace(facts, config_error=error)
         return replace(facts, config=config.model_dump(mode="json"))

@@ -20,7 +20,7 @@ from callboard_actors.commit import RunIdTaken, Versioned, commit
 from callboard_actors.decide import decide
 from callboard_actors.evolve import evolve
 from callboard_actors.facts import Facts
-from callboard_actors.gather import Gatherer
+from callboard_actors.gather import AgentRows, Gatherer
 from callboard_actors.replies import Decided, answer
 from callboard_actors.sessions import Held, Sessions
 from callboard_actors.settle import Envelope, Replier, Unreadable, settle
@@ -226,8 +226,11 @@ class PartitionMailboxes:
         if not any(wanting):
             return [gatherer.bare() for _ in group]
         async with connect(self._services.engine) as db:
+            agents = AgentRows(db)
             return [
-                await gatherer.gather(db, held[p.command.session_id].snapshot, p.command) if reads else gatherer.bare()
+                await gatherer.gather(db, agents, held[p.command.session_id].snapshot, p.command)
+                if reads
+                else gatherer.bare()
                 for p, reads in zip(group, wanting, strict=True)
             ]
 

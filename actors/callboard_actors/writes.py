@@ -124,8 +124,11 @@ def _totals(usage: UsageTotals) -> Row:
     }
 
 
-def session_row(snapshot: StateSnapshot, now: datetime, said: bool) -> Row:
-    """The session's columns from its snapshot; `said`: a message was added."""
+def session_row(snapshot: StateSnapshot, now: datetime, *, said: bool, changed: bool) -> Row:
+    """The session's columns from its snapshot; `said`: a message was added, `changed`: lists should show it anew.
+
+    A None time keeps the column: an indexed column that stays as it is makes the row cheaper to write.
+    """
     usage = _totals(snapshot.usage)
     del usage["calls"]
     return {
@@ -137,7 +140,7 @@ def session_row(snapshot: StateSnapshot, now: datetime, said: bool) -> Row:
         "log_seq": snapshot.log_seq,
         "message_count": snapshot.message_count,
         "last_message_at": now if said else None,
-        "updated_at": now,
+        "updated_at": now if said or changed else None,
         **usage,
     }
 
