@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import ResponseError
 
 from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
 from callboard_runtime.stream.tail import TailResult, TailStore
@@ -131,6 +133,54 @@ async def test_errors_of_redis_come_through_without_long_waits(tail: TailStore) 
     with pytest.raises(RedisGone):
         await away.append(uuid.uuid4(), lines(1, 1, 1), committed=0, create=True)
     await away.close()
+
+
+async def test_many_sessions_at_once_get_their_own_answers(tail: TailStore) -> None:
+    sessions = [uuid.uuid4() for _ in range(600)]
+    created = [n % 2 == 0 for n in range(600)]
+    done = await asyncio.gather(
+        *(
+            tail.append(session, lines(2, 1, 1), committed=0, create=create)
+            for session, create in zip(sessions, created, strict=True)
+        )
+    )
+    assert [result is TailResult.OK for result in done] == created
+    assert {result for result, create in zip(done, created, strict=True) if not create} == {TailResult.EMPTY}
+
+
+async def test_a_redis_that_forgot_the_scripts_is_told_again(tail: TailStore, redis_url: str) -> None:
+    session = uuid.uuid4()
+    assert await tail.append(session, lines(2, 1, 1), committed=0, create=True) is TailResult.OK
+    async with Redis.from_url(redis_url) as admin:
+        await admin.script_flush()
+    assert await tail.append(session, lines(2, 2, 2), committed=0, create=False) is TailResult.OK
+    assert await tail.read(session, ORIGIN, 2) == lines(2, 1, 2)
+    async with Redis.from_url(redis_url) as admin:
+        await admin.script_flush()
+    assert await tail.fence(session, 3) == lines(2, 1, 2)
+
+
+async def test_one_call_that_fails_does_not_harm_its_neighbours(tail: TailStore, redis_url: str) -> None:
+    good, bad = uuid.uuid4(), uuid.uuid4()
+    async with Redis.from_url(redis_url) as admin:
+        await admin.set(tail.key(bad), "not a stream")
+    done = await asyncio.gather(
+        *(tail.append(session, lines(2, 1, 1), committed=0, create=True) for session in (bad, good)),
+        return_exceptions=True,
+    )
+    assert isinstance(done[0], ResponseError)
+    assert done[1] is TailResult.OK
+
+
+async def test_a_caller_that_gives_up_does_not_harm_its_neighbours(tail: TailStore) -> None:
+    first, second = uuid.uuid4(), uuid.uuid4()
+    giving_up = asyncio.create_task(tail.append(first, lines(2, 1, 1), committed=0, create=True))
+    staying = asyncio.create_task(tail.append(second, lines(2, 1, 1), committed=0, create=True))
+    await asyncio.sleep(0)
+    giving_up.cancel()
+    assert await staying is TailResult.OK
+    with pytest.raises(asyncio.CancelledError):
+        await giving_up
 
 
 @dataclass

@@ -85,8 +85,14 @@ class EventEmitter:
             return
         self._ledger.add(event)
         if self._timer is None:
-            delay = self._flushed_at + self._window() - self._loop.time()
-            self._timer = self._loop.call_later(delay, self.flush) if delay > 0 else self._loop.call_soon(self.flush)
+            self._timer = self._schedule()
+
+    def _schedule(self) -> asyncio.Handle:
+        now, window = self._loop.time(), self._window()
+        if now >= self._flushed_at + window:
+            return self._loop.call_soon(self.flush)
+        # All attempts of a process flush at the same moments, so that their batches travel to Redis together.
+        return self._loop.call_at((now // window + 1) * window, self.flush)
 
     def flush(self) -> None:
         """Number what was emitted and send it now."""

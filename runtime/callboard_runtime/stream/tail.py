@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from callboard_runtime.domain.event_batch import EventBatch, EventId
+from callboard_runtime.stream.pipelined import PipelinedScript
 
 KEEP: Final = 3600.0  # seconds a tail outlives its last append
 SOCKET_TIMEOUT: Final = 1.0  # seconds; a run must not wait longer for something it can do without
@@ -92,7 +93,7 @@ class TailStore:
     def __init__(self, redis: Redis, prefix: str) -> None:
         """`prefix` begins every key."""
         self._redis, self._prefix = redis, prefix
-        self._append = redis.register_script(_APPEND)
+        self._append = PipelinedScript(redis, _APPEND)
         self._fence = redis.register_script(_FENCE)
 
     @classmethod
@@ -112,7 +113,7 @@ class TailStore:
         for a caller whose epoch the actor has just confirmed: it may begin the stream. `keep` in seconds.
         """
         arguments = (batch.epoch, batch.first_seq, committed, int(create), int(keep * 1000), *batch.lines)
-        return TailResult(_text(await self._append(keys=[self.key(session_id)], args=arguments)))
+        return TailResult(_text(await self._append(self.key(session_id), arguments)))
 
     async def fence(self, session_id: UUID, epoch: int) -> EventBatch | None:
         """Refuse everything older than `epoch` from now on, and return what the newest older epoch has sent.
