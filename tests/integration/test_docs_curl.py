@@ -1,0 +1,46 @@
+"""The README's `curl` line, run by a shell against a front that lets its own machine in, as under `callboard up`."""
+
+import asyncio
+import json
+import shutil
+
+import pytest
+from pydantic import SecretStr
+
+from callboard_runtime.settings import Settings
+from services.session import Services
+from shared_stacks import shared_stacks
+from unit import docs_pages as docs
+
+from .http_harness import serving
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
+async def test_the_readmes_curl_line_streams_a_run(
+    pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stack = shared_stacks(pytestconfig, tmp_path_factory.mktemp("docs"), services).stack("embedded")
+    settings = Settings(
+        database_url=SecretStr(stack.urls.database),
+        amqp_url=SecretStr(stack.urls.amqp),
+        redis_url=SecretStr(stack.urls.redis),
+        redis_prefix=stack.environment["CALLBOARD_REDIS_PREFIX"],
+        dev_auth=True,
+    )
+    async with serving(settings) as front:
+        events = await _curl(front.url)
+    assert events[0]["type"] == "RUN_STARTED"
+    assert events[-1]["type"] == "RUN_FINISHED"
+    assert "".join(event.get("delta", "") for event in events if event["type"] == "TEXT_MESSAGE_CONTENT")
+
+
+async def _curl(url: str) -> list[dict[str, str]]:
+    """What the line of the README prints, for a front at `url`."""
+    [line] = [block for block in docs.blocks(docs.README, "sh") if block.startswith("curl ")]
+    command = line.replace("http://127.0.0.1:8000", url).replace("curl ", "curl --silent --show-error ", 1)
+    shell = await asyncio.create_subprocess_exec("sh", "-c", command, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(120):
+        printed, _ = await shell.communicate()
+    assert shell.returncode == 0
+    return [json.loads(line.removeprefix("data: ")) for line in printed.decode().splitlines() if line[:5] == "data:"]
