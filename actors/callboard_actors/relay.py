@@ -109,6 +109,7 @@ class OutboxRelay:
         self._sent: set[UUID] = set()  # sent, to be deleted
         self._controls: dict[UUID, asyncio.Task[None]] = {}
         self._ticks = 0
+        self._workers = False  # whether any lives
 
     def committed(self, items: Sequence[OutboxItem]) -> None:
         """Send items whose commit has just succeeded; never blocks."""
@@ -128,7 +129,7 @@ class OutboxRelay:
                 logger.exception("polling the outbox failed", extra={"action": "outbox_failed"})
             if is_real_cancellation():  # an outage in the same moment must not hide it
                 raise asyncio.CancelledError
-            await asyncio.sleep(BUSY_TICK if self.dispatcher.waiting else TICK)
+            await asyncio.sleep(BUSY_TICK if self._workers and self.dispatcher.waiting else TICK)
 
     async def stop(self) -> None:
         """Finish what is under way, within a few seconds, and note it; the rest stays in the table for others."""
@@ -143,7 +144,9 @@ class OutboxRelay:
 
     async def _tick(self) -> None:
         await self._write_notes()
-        self.dispatcher.refresh(await read_capacity(self._engine, self._settings.silent_after))
+        capacity = await read_capacity(self._engine, self._settings.silent_after)
+        self._workers = capacity.total > 0
+        self.dispatcher.refresh(capacity)
         partitions = await self._answering_for()
         reconcile = self._ticks % RECONCILE == 0
         self._ticks += 1
