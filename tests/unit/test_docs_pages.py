@@ -38,8 +38,17 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
 
 @PAGES
 def test_variables_in_a_page_are_settings(page: Path) -> None:
-    for name in set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", page.read_text())) - NOT_SETTINGS:
+    named = set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", page.read_text())) - NOT_SETTINGS
+    for name in {name for name in named if not name.startswith(f"{PREFIX}TEST_")}:
         assert _is_setting(name), name
+
+
+def test_the_tests_own_variables_are_read_by_tests() -> None:
+    folders = ("services", "faults", "unit")
+    code = "".join(path.read_text() for folder in folders for path in (docs.ROOT / "tests" / folder).glob("*.py"))
+    told = [name for row in docs.table(docs.CONTRIBUTING, "variable").rows for cell in row for name in docs.spans(cell)]
+    assert told
+    assert [name for name in told if f'"{name}"' not in code] == []
 
 
 def _is_setting(variable: str) -> bool:
