@@ -13,7 +13,7 @@ import pytest
 
 from callboard_runtime.config.parts import ToolConfig
 from callboard_runtime.config.resolver import RuntimeConfig
-from callboard_runtime.domain.state_snapshot import ToolCallStatus
+from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallStatus
 from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.entry.brief import JournalRow
 from callboard_runtime.errors import ConfigError, InvalidInput
@@ -234,23 +234,31 @@ async def test_two_waiting_calls_make_one_pause(settings: Settings) -> None:
     assert [call.tool_name for call in ran.outcome.calls] == ["wire_money", "second"]
 
 
-def answered(first: Ran, **answer: Any) -> tuple[JournalRow, ...]:
+def settled(call: PendingToolCall, said: str, payload: Any = None, edited_args: Any = None) -> JournalRow:
+    """The row that the actor writes for an answer."""
+    means = {
+        "approved": "APPROVED",
+        "retry": "APPROVED",
+        "result": "EXECUTED",
+        "rejected": "REJECTED",
+        "fail": "REJECTED",
+    }
+    answer = {"status": said, "payload": payload, "editedArgs": edited_args}
+    args = edited_args if edited_args is not None else call.args
+    result = call.but(status=ToolCallStatus(means[said]), args=args, answer=answer).model_dump(mode="json")
+    return JournalRow(f"answer:{call.tool_call_id}", "answer", call.tool_name, "", "recorded", result, 1)
+
+
+async def resume(first: Ran, given: Any, settings: Settings, said: str, **answer: Any) -> Ran:
     assert first.outcome is not None
-    rows = [
-        JournalRow(f"answer:{call.tool_call_id}", "answer", call.tool_name, "", "recorded", answer, 1)
-        for call in first.outcome.calls
-    ]
-    return (*first.journal.rows(), *rows)
-
-
-async def resume(first: Ran, given: Any, settings: Settings, **answer: Any) -> Ran:
-    return await run(dataclasses.replace(given, leg=2, journal=answered(first, **answer)), settings)
+    rows = (settled(call, said, **answer) for call in first.outcome.calls)
+    return await run(dataclasses.replace(given, leg=2, journal=(*first.journal.rows(), *rows)), settings)
 
 
 async def test_an_approved_call_runs_once_with_the_edited_arguments(settings: Settings, ran_tools: list[Any]) -> None:
     given = brief('call wire_money with {"a": 5}', with_tools(ASKED))
     first = await run(given, settings)
-    second = await resume(first, given, settings, status="approved", edited_args={"a": 7, "b": 1})
+    second = await resume(first, given, settings, "approved", edited_args={"a": 7, "b": 1})
     assert ran_tools == [("add", 7, 1)]
     assert second.outcome is not None
     assert second.outcome.text == 'The tool answered: {"sum":8}'
@@ -260,26 +268,26 @@ async def test_an_approved_call_runs_once_with_the_edited_arguments(settings: Se
 
 async def test_a_rejected_call_never_runs(settings: Settings, ran_tools: list[Any]) -> None:
     given = brief('call wire_money with {"a": 5}', with_tools(ASKED))
-    second = await resume(await run(given, settings), given, settings, status="rejected")
+    second = await resume(await run(given, settings), given, settings, "rejected", payload={"reason": "too much"})
     assert ran_tools == []
-    assert "not approved" in second.shown
+    assert "not approved (rejected: too much)" in second.shown
 
 
 async def test_edited_arguments_are_checked_too(settings: Settings, ran_tools: list[Any]) -> None:
     given = brief('call wire_money with {"a": 5}', with_tools(ASKED))
-    second = await resume(await run(given, settings), given, settings, status="approved", edited_args={"a": "x"})
+    second = await resume(await run(given, settings), given, settings, "approved", edited_args={"a": "x"})
     assert ran_tools == []
     assert "is not of type" in second.shown
 
 
 async def test_a_frontend_result_reaches_the_model_without_a_second_result_event(settings: Settings) -> None:
     given = brief("call ui.openFile", config(), tools=(BROWSER,))
-    second = await resume(await run(given, settings), given, settings, status="result", payload="file.txt")
+    second = await resume(await run(given, settings), given, settings, "result", payload="file.txt")
     assert second.shown == "The tool answered: file.txt"
     assert "TOOL_CALL_RESULT" not in second.types
 
 
-@pytest.mark.parametrize(("status", "runs"), [("unknown_retry", 2), ("unknown_fail", 1)])
+@pytest.mark.parametrize(("status", "runs"), [("retry", 2), ("fail", 1), ("result", 1)])
 async def test_a_human_decides_what_becomes_of_an_unknown_outcome(
     settings: Settings, ran_tools: list[Any], status: str, runs: int
 ) -> None:
@@ -287,7 +295,7 @@ async def test_a_human_decides_what_becomes_of_an_unknown_outcome(
     first = await run(given, settings)
     unknown = _died_inside(first)
     call_id = unknown[1].key.removeprefix("tool:")
-    answer = JournalRow(f"answer:{call_id}", "answer", "add", "", "recorded", {"status": status}, 1)
+    answer = settled(PendingToolCall(tool_call_id=call_id, tool_name="add", args={"a": 1}), status)
     second = await run(dataclasses.replace(given, journal=(*unknown, answer)), settings)
     assert second.outcome is not None
     assert second.outcome.status == "finished"

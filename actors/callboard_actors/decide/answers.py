@@ -138,18 +138,20 @@ def _digest(command: AcceptResume, answer: ToolAnswer) -> str:
 
 
 def _settle(turn: Turn, call: PendingToolCall, answer: ToolAnswer) -> None:
+    """Keep the answer. The browser's result is a message at once; a backend tool's comes from the worker."""
     turn.say(e.ToolCallSettled(turn.active.run_id, call))
-    if call.status is Status.EXECUTED:
+    if call.mode is ToolMode.FRONTEND_EXECUTE:
         turn.append_messages(turn.active, (_tool_message(call, answer),))
-    if call.mode is not ToolMode.FRONTEND_EXECUTE:
+    else:
         who, action = call.answered_by or "", f"tool_call.{call.status.lower()}"
         _audit(turn, who, action, call.tool_call_id, {"tool": call.tool_name})
 
 
-def _tool_message(call: PendingToolCall, answer: ToolAnswer) -> NewMessage:
-    payload = answer.payload
+def _tool_message(call: PendingToolCall, answer: ToolAnswer | None) -> NewMessage:
+    """Every tool call of the conversation has its message, also one that was not run."""
+    payload = answer.payload if answer and call.status is Status.EXECUTED else f"Error: {call.status.lower()}, not run"
     content = payload if isinstance(payload, str) else orjson.dumps(payload).decode()
-    name = answer.message_id or f"tool-{call.tool_call_id}"
+    name = (answer.message_id if answer else None) or f"tool-{call.tool_call_id}"
     return NewMessage(message_id=name, role="tool", content=content, tool_call_id=call.tool_call_id)
 
 
@@ -177,7 +179,10 @@ def expire_tool_calls(turn: Turn, _: ExpireToolCalls) -> None:
         return
     due = [call for call in turn.snapshot.pending_tool_calls if _is_due(call, now)]
     for call in due:
-        turn.say(e.ToolCallSettled(run.run_id, call.but(status=Status.EXPIRED, answer={"status": "expired"})))
+        expired = call.but(status=Status.EXPIRED, answer={"status": "expired"})
+        turn.say(e.ToolCallSettled(run.run_id, expired))
+        if call.mode is ToolMode.FRONTEND_EXECUTE:
+            turn.append_messages(run, (_tool_message(expired, None),))
         _audit(turn, "sweeper", "tool_call.expired", call.tool_call_id, {"tool": call.tool_name})
     _resume_when_complete(turn, run.leg_run_id, "", bool(due))
 

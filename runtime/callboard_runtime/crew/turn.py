@@ -93,12 +93,12 @@ class Turn:
         return await self._execute(call, offer, arguments, answered)
 
     async def _execute(
-        self, call: ToolCall, offer: Offer, arguments: dict[str, Any], answered: dict[str, Any] | None
+        self, call: ToolCall, offer: Offer, arguments: dict[str, Any], answered: PendingToolCall | None
     ) -> ToolResult:
-        refusal = _refusal(answered)
-        if refusal is not None:
-            return await self._record(call, refusal, begin=True)
-        arguments = (answered or {}).get("edited_args") or arguments
+        instead = _instead(answered)
+        if instead is not None:
+            return await self._record(call, instead, begin=True)
+        arguments = answered.args if answered is not None else arguments
         if (problem := offer.tool.problem(arguments)) is not None:
             return await self._record(call, failure(problem), begin=True)
         await self._begin(call)
@@ -129,9 +129,9 @@ class Turn:
             raise ReplayDiverged(f"step {row.key}: the tool call differs from the recorded one")
         return ToolResult(str(row.result["content"]), bool(row.result.get("failed")))
 
-    def _answered(self, call: ToolCall) -> dict[str, Any] | None:
+    def _answered(self, call: ToolCall) -> PendingToolCall | None:
         row = self._run.journal.find(answer_key(call.id))
-        return None if row is None else cast(dict[str, Any], row.result)
+        return None if row is None else PendingToolCall.model_validate(row.result)
 
     async def _begin(self, call: ToolCall) -> None:
         self._run.stop.check()
@@ -201,19 +201,35 @@ def _tool_message(call: ToolCall, result: ToolResult) -> dict[str, Any]:
     }
 
 
-def _client_result(answered: dict[str, Any]) -> ToolResult:
+def _client_result(answered: PendingToolCall) -> ToolResult:
     """What the client's tool came to; its tool message is in the conversation already."""
-    payload = answered.get("payload")
-    if answered.get("status") == "result":
-        return ToolResult(payload if isinstance(payload, str) else orjson.dumps(payload).decode())
-    return failure(f"the tool was not run: {answered.get('status')}")
+    if answered.status is ToolCallStatus.EXECUTED:
+        return _given(answered)
+    return failure(f"the tool was not run ({answered.status.lower()})")
 
 
-def _refusal(answered: dict[str, Any] | None) -> ToolResult | None:
-    match (answered or {}).get("status"):
-        case None | "approved" | "unknown_retry":
-            return None
-        case "unknown_fail":
-            return failure("the tool may or may not have taken effect: its process died while it ran")
-        case status:
-            return failure(f"the call was not approved ({status}); do not try it again without asking")
+def _instead(answered: PendingToolCall | None) -> ToolResult | None:
+    """What the model is told without running the tool; None: run it."""
+    if answered is None or answered.status is ToolCallStatus.APPROVED:
+        return None
+    if answered.status is ToolCallStatus.EXECUTED:
+        return _given(answered)
+    said = _said(answered)
+    if said.get("status") == "fail":
+        return failure("the tool may or may not have taken effect: its process died while it ran")
+    reason = _reason(said.get("payload"))
+    return failure(f"the call was not approved ({answered.status.lower()}{reason}); do not try it again without asking")
+
+
+def _given(answered: PendingToolCall) -> ToolResult:
+    payload = _said(answered).get("payload")
+    return ToolResult(payload if isinstance(payload, str) else orjson.dumps(payload).decode())
+
+
+def _said(answered: PendingToolCall) -> dict[str, Any]:
+    return cast(dict[str, Any], answered.answer) if isinstance(answered.answer, dict) else {}
+
+
+def _reason(payload: Any) -> str:
+    reason = cast(dict[str, Any], payload).get("reason") if isinstance(payload, dict) else payload
+    return f": {reason}" if isinstance(reason, str) and reason else ""
