@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import orjson
@@ -15,7 +14,7 @@ _MAYBE_CLOSING = re.compile(rb'"type":"RUN_(?:FINISHED|ERROR)"')
 _MAYBE_OPENING = re.compile(rb'"type":"RUN_STARTED"')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """`body` holds one line of AG-UI JSON per event, the first of which has the id `<epoch>-<first>`.
 
@@ -39,15 +38,16 @@ class Chunk:
         """Events of this reader alone."""
         return cls(0, 1, "\n".join(to_line(event) for event in events).encode(), closing)
 
-    @cached_property
+    @property
     def last(self) -> EventId:
+        """The id of the last event."""
         return EventId(self.epoch, self.first + self.body.count(b"\n"))
 
     @property
     def logged(self) -> bool:
         return self.epoch > 0
 
-    @cached_property
+    @property
     def opens_leg(self) -> bool:
         """Whether the first line is the RUN_STARTED of its leg."""
         first_line = self.body.partition(b"\n")[0]
@@ -64,9 +64,9 @@ class Chunk:
         """The parsed events."""
         return [orjson.loads(line) for line in self.body.split(b"\n")]
 
-    @cached_property
+    @property
     def frames(self) -> bytes:
-        """The SSE frames of all lines; kept, because every reader of the session sends the same ones."""
+        """The SSE frames of all lines."""
         lines = self.body.split(b"\n")
         if not self.logged:
             return b"".join(b"data: %b\n\n" % line for line in lines)

@@ -41,7 +41,8 @@ class Subscription:
         self.newest = ORIGIN  # last event of the leg that was published, delivered here or dropped
         self._run, self._limit, self._held = str(key.run_id), limit, 0
         self._chunks: deque[Chunk] = deque()
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
 
     def offer(self, run: str, leg: int, chunk: Chunk) -> None:
         """Take in a chunk, unless it belongs to another leg."""
@@ -53,12 +54,12 @@ class Subscription:
             self._overflow()
         else:
             self._chunks.append(chunk)
-        self._wake.set()
+        self._wake()
 
     def poke(self) -> None:
         """Have the reader look at the log."""
         self.look = True
-        self._wake.set()
+        self._wake()
 
     def take(self) -> Chunk | None:
         """The next chunk, or None when there is none."""
@@ -69,15 +70,19 @@ class Subscription:
         return chunk
 
     async def wait(self, seconds: float) -> bool:
-        """Whether something came within `seconds`."""
+        """Whether something came within `seconds`. One reader may wait at a time."""
         if not (self._chunks or self.look):
-            self._wake.clear()
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_later(seconds, self._wake)
             try:
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                return False
-        return True
+                await self._waiter
+            finally:
+                timer.cancel()
+        return bool(self._chunks or self.look)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _overflow(self) -> None:
         self._chunks.clear()

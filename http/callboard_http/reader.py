@@ -52,6 +52,7 @@ class LegReader:
         self.position = after
         self._sources, self._key = sources, key
         self._heartbeat, self._buffer = heartbeat, buffer
+        self._loop = asyncio.get_running_loop()
         self._live = Subscription(key, buffer)
         self._ready: deque[Chunk] = deque()
         self._shown = Shown()
@@ -97,7 +98,7 @@ class LegReader:
         if self._continues(chunk):
             self._misses = 0
             self._show(chunk.after(self.position.seq) if chunk.epoch == self.position.epoch else chunk)
-        elif asyncio.get_running_loop().time() >= self._next_look:
+        elif self._loop.time() >= self._next_look:
             self._live.look = True
 
     def _continues(self, chunk: Chunk) -> bool:
@@ -111,7 +112,7 @@ class LegReader:
         """Send what may not be committed yet, and remember it until it is known to be."""
         self._ready.append(chunk)
         self._shown.add(chunk)
-        if self._shown.held > self._buffer and asyncio.get_running_loop().time() >= self._next_look:
+        if self._shown.held > self._buffer and self._loop.time() >= self._next_look:
             self._live.look = True
 
     # -- the log and the tail -----------------------------------------------------------------------------------------
@@ -191,7 +192,7 @@ class LegReader:
         if self._ready:
             self._misses = 0
         pause = min(LONGEST_LOOK, FIRST_LOOK * 2**self._misses)
-        self._next_look = asyncio.get_running_loop().time() + pause
+        self._next_look = self._loop.time() + pause
         if not self._ready:
             self._misses = min(self._misses + 1, 10)
 
@@ -201,7 +202,7 @@ class LegReader:
     def _patience(self) -> float:
         """Seconds to wait for something live."""
         if self._behind():
-            return max(0.001, self._next_look - asyncio.get_running_loop().time())
+            return max(0.001, self._next_look - self._loop.time())
         return self._heartbeat if self._sources.hub.connected else min(self._heartbeat, DEAF_LOOK)
 
     async def _ought_to_look(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
+from typing import Self
 
 from aiohttp import web
 
@@ -40,32 +41,45 @@ async def stream(
 ) -> None:
     """Write chunks until they end; one write per chunk. A client that went away, or stalls, ends it, too."""
     closed = False
-    async with contextlib.aclosing(chunks):
-        async for chunk in chunks:
-            if not await _write(response, KEEP_ALIVE if chunk is None else form(chunk).frames):
-                return
-            if chunk is not None:
-                metrics.events_sent += chunk.last.seq - chunk.first + 1
-                closed = chunk.closing
-    if closed or await _write(response, RETRY):
-        with contextlib.suppress(ConnectionError):
-            await response.write_eof()
+    with StallWatch(response) as watch, contextlib.suppress(ConnectionError):
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                await watch.write(KEEP_ALIVE if chunk is None else form(chunk).frames)
+                if chunk is not None:
+                    metrics.events_sent += chunk.last.seq - chunk.first + 1
+                    closed = chunk.closing
+        if not closed:
+            await watch.write(RETRY)
+        await response.write_eof()
 
 
-async def _write(response: web.StreamResponse, data: bytes) -> bool:
-    """Whether the client took it; waits while its socket is full, so that one chunk is all that is held for it."""
-    try:
-        async with asyncio.timeout(STALLED):
-            await response.write(data)
-    except ConnectionError:
-        return False
-    except TimeoutError:
-        _abort(response)
-        return False
-    return True
+class StallWatch:
+    """Writes, waiting while the client's socket is full; cuts a client that takes nothing for `STALLED` seconds.
 
+    So one chunk is all that is held for it. Raises ConnectionError when the client is gone.
+    """
 
-def _abort(response: web.StreamResponse) -> None:
-    transport = response._req.transport if response._req else None  # pyright: ignore[reportPrivateUsage]
-    if transport is not None:
-        transport.abort()
+    def __init__(self, response: web.StreamResponse) -> None:
+        self._response = response
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None  # when the write under way began
+
+    def __enter__(self) -> Self:
+        self._timer = self._loop.call_later(STALLED / 2, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    async def write(self, data: bytes) -> None:
+        self._since = self._loop.time()
+        await self._response.write(data)
+        self._since = None
+
+    def _look(self) -> None:
+        """One timer per stream, instead of a timeout around every write."""
+        if self._since is not None and self._loop.time() - self._since > STALLED:
+            request = self._response._req  # pyright: ignore[reportPrivateUsage]
+            if request is not None and request.transport is not None:
+                request.transport.abort()
+        self._timer = self._loop.call_later(STALLED / 2, self._look)

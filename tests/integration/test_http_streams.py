@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 from sqlalchemy import delete, func, update
 
@@ -381,6 +382,25 @@ async def test_a_stalled_reader_is_bounded_and_misses_nothing(settings: Settings
         assert await events(quick) == whole
         assert max(held) <= 64 * 1024
         assert await events(slow) == whole
+
+
+async def test_a_client_that_takes_nothing_is_cut_and_comes_back(
+    front: Front, stage: Backstage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("callboard_http.sse.STALLED", 0.5)
+    leg = await stage.add_run()
+    await stage.begin(leg)
+    for number in range(200):
+        await stage.emit(leg, delta(f"{number}{'x' * 50_000}"))
+        await stage.commit(leg)
+    await stage.close(leg)
+    async with front.stream(EVENTS) as response:
+        await listening(front, 1)
+        await listening(front, 0)
+        with pytest.raises(aiohttp.ClientError):
+            await events(response)
+    async with front.stream(EVENTS) as response:
+        assert await events(response) == numbered(1, 1, leg.sent)
 
 
 async def test_streams_are_limited_per_user(settings: Settings, stage: Backstage):
