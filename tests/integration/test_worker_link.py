@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_runtime.broker.commander import CommandClient
-from callboard_runtime.domain.commands import CancelRun, RunAnswer
-from callboard_runtime.domain.event_batch import ORIGIN
-from callboard_runtime.domain.ids import session_uuid, utcnow
+from callboard_runtime.domain.commands import CancelRun
+from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.entry.client import BlockingClient
 from callboard_runtime.entry.run_command import RunCommand
-from callboard_runtime.errors import Unavailable
-from callboard_runtime.persistence.database import connect, create_engine
+from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import Settings
-from callboard_runtime.stream.tail import TailStore
+from integration.worker_processes import (
+    ENDED,
+    SESSION,
+    SLOW,
+    WORKER_READY,
+    accept,
+    process,
+    query,
+    until,
+    until_streamed,
+)
 
 pytestmark = pytest.mark.timeout(300)
-
-PATIENCE = 90.0  # seconds before a wait counts as failed: the worker imports CrewAI first
 
 
 @pytest.fixture
@@ -60,56 +60,11 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-@contextmanager
-def process(
-    command: str, environment: Mapping[str, str], log: Path, *options: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as sink:
-        argv = [sys.executable, "-m", "callboard_runtime.cli", command, *options]
-        child = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=sink, stderr=sink)
-        try:
-            yield child
-        finally:
-            child.kill()
-            child.wait()
-
-
-async def query(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping[str, Any]]:
-    async with connect(engine) as connection:
-        return [dict(row) for row in (await connection.execute(text(sql), values)).mappings()]
-
-
-async def until(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping[str, Any]]:
-    """Wait until a query finds something."""
-    async with asyncio.timeout(PATIENCE):
-        while not (rows := await query(engine, sql, **values)):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    return rows
-
-
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[CommandClient]:
     commands = await CommandClient.connect(settings.required_amqp_url(), "test")
     yield commands
     await commands.close()
-
-
-async def accept(client: CommandClient, run_id: str, message: str) -> RunAnswer:
-    """Have a run accepted, as a front does."""
-    command = RunCommand(user_id="u", thread_id="t", run_id=run_id, message=message)
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                answer = await client.send(command.accept(5), 5)
-            except Unavailable:
-                await asyncio.sleep(0.1)
-            else:
-                assert isinstance(answer, RunAnswer)
-                return answer
-
-
-WORKER_READY = "SELECT id FROM processes WHERE kind = 'worker' AND slots = 4"
-ENDED = "SELECT * FROM runs WHERE client_run_id = :run AND ended_at IS NOT NULL"
 
 
 async def test_a_run_goes_from_enqueue_to_its_end(
@@ -175,19 +130,3 @@ async def test_a_worker_that_shuts_down_hands_its_run_to_another(
             await client.send(asked, 5)
             await until(engine, ENDED, run="r1")
     assert "Traceback" not in log.read_text()
-
-
-SESSION = session_uuid("u", "t")
-SLOW = "count to 2000 at 50 ms"
-
-
-async def until_streamed(environment: Mapping[str, str]) -> None:
-    """Wait until some of the answer is in Redis."""
-    tail = TailStore.from_url(environment["CALLBOARD_REDIS_URL"], environment["CALLBOARD_REDIS_PREFIX"])
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            batch = await tail.read(SESSION, ORIGIN, 1)
-            if batch and any("TEXT_MESSAGE_CONTENT" in line for line in batch.lines):
-                break
-            await asyncio.sleep(0.05)
-    await tail.close()

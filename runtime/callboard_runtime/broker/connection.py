@@ -114,6 +114,9 @@ class BrokerLink(Generic[L]):
                 if is_real_cancellation():
                     raise
                 self._note_failure(error)
+            except Exception:
+                logger.exception("%s: connecting failed", self._name, extra={"action": "broker_failed"})
+                self._failures += 1
             await asyncio.sleep(self._pause())
 
     async def _serve(self) -> None:

@@ -6,6 +6,7 @@ The fronts and the workers need the exchanges only; the queues carry the actors'
 from __future__ import annotations
 
 import asyncio
+import secrets
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractQueue
@@ -40,11 +41,16 @@ async def declare_exchanges(channel: AbstractChannel) -> None:
     """Declare the exchanges alone: publishing to a missing one would close the channel."""
     for name in _EXCHANGES:
         await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True)
+    await channel.declare_exchange(topology.EVENTS_EXCHANGE, ExchangeType.TOPIC, durable=True)
 
 
 async def declare_control_queue(channel: AbstractChannel, process: str) -> AbstractQueue:
-    """The queue on which one worker process is told things; it goes with its connection."""
-    queue = await channel.declare_queue(topology.control_queue(process), exclusive=True, auto_delete=True)
+    """The queue on which one worker process is told things; it goes with its connection.
+
+    Its name is new each time: the broker may hold the last one until it notices that its connection is gone.
+    """
+    name = f"{topology.control_queue(process)}.{secrets.token_hex(4)}"
+    queue = await channel.declare_queue(name, exclusive=True, auto_delete=True)
     await queue.bind(topology.CONTROL_EXCHANGE, process)
     return queue
 

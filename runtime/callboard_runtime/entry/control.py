@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import Literal, Self
 from uuid import UUID
 
-import aiormq.abc
-from aio_pika import ExchangeType
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from pydantic import ValidationError
 
-from callboard_runtime.broker import topology
-from callboard_runtime.broker.connection import BrokerLink, Line, open_channel
+from callboard_runtime.broker.connection import BrokerLink, Line
+from callboard_runtime.broker.topology_setup import declare_control_queue, declare_exchanges
 from callboard_runtime.domain.state_snapshot import Frozen
 
 logger = logging.getLogger(__name__)
@@ -58,17 +56,15 @@ class ControlConsumer:
 
 
 async def _consume(connection: AbstractConnection, process: str, cancel: Cancel) -> Line:
-    channel = await open_channel(connection, confirms=False)
-    exchange, queue = topology.CONTROL_EXCHANGE, topology.control_queue(process)
-    await channel.exchange_declare(exchange=exchange, exchange_type=ExchangeType.DIRECT.value, durable=True)
-    await channel.queue_declare(queue, exclusive=True, auto_delete=True)
-    await channel.queue_bind(queue, exchange, process)
+    channel = await connection.channel()
+    await declare_exchanges(channel)
+    queue = await declare_control_queue(channel, process)
 
-    async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
+    async def on_message(message: AbstractIncomingMessage) -> None:
         _obey(message.body, cancel)
 
-    await channel.basic_consume(queue, on_message, no_ack=True)
-    return Line(channel)
+    await queue.consume(on_message, no_ack=True)
+    return Line(await channel.get_underlay_channel())
 
 
 def _obey(body: bytes, cancel: Cancel) -> None:
