@@ -429,7 +429,7 @@ async def test_a_pause_inside_a_delegation_pauses_the_run_and_is_resumed_there(
     first = await run(given, own)
     assert first.outcome is not None
     assert [call.tool_name for call in first.outcome.calls] == ["wire_money"]
-    second = await resume(first, given, own, status="approved")
+    second = await resume(first, given, own, "approved")
     assert second.outcome is not None
     assert second.outcome.text == 'Together: paid {"sum":2}'
     assert ran_tools == [("add", 2, 0)]
