@@ -177,7 +177,8 @@ def _run_dispatched(at: _At, event: e.RunDispatched) -> None:
     """One wake-up row per leg: its id comes from the leg, so that it is never there twice."""
     wakeup = uuid5(event.run_id, f"wakeup-{event.leg}")
     at.writes.send(at.outbox("wakeup", event.run_id, {"leg": event.leg}, id=wakeup))
-    if event.leg == 1:
+    if at.before.active is None or at.before.active.run_id != event.run_id:
+        # Pinned once: what this run says later must not come back to it as history when another attempt replays it.
         history = {"run_id": event.run_id, "leg": event.leg, "history_seq": at.after.message_count}
         at.writes.update("run_legs", history)
 
