@@ -11,6 +11,7 @@ README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 ROUTE = ROOT / "docs" / "runtime" / "runtime-route.md"
 RUNBOOK = ROOT / "docs" / "runtime" / "runtime-runbook.md"
+HTTP_API = ROOT / "docs" / "http-api.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -10,7 +10,7 @@ from callboard_runtime import errors
 from callboard_runtime.domain.run_input import MultitaskStrategy
 from unit import docs_pages as docs
 
-PAGE = docs.ROOT / "docs" / "http-api.md"
+PAGE = docs.HTTP_API
 RUN, ANSWERS = (block.encode() for block in docs.blocks(PAGE, "json"))
 
 

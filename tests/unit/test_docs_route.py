@@ -265,7 +265,7 @@ def test_the_same_answer_again_gets_the_same_reply() -> None:
 # -- examples ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("program", [code for page in docs.pages() for code in docs.blocks(page, "python")])
+@pytest.mark.parametrize("program", docs.blocks(docs.ROUTE, "python"))
 def test_python_examples_run(program: str) -> None:
     assert "assert" in program
     exec(compile(program, "example", "exec"), {})
