@@ -36,16 +36,16 @@ class Versioned:
 
 
 async def commit(
-    engine: AsyncEngine, partition: int, partition_epoch: int, group: Sequence[Versioned]
+    engine: AsyncEngine, partition: int, partition_epoch: int, group: Sequence[Versioned], *, announce: bool = True
 ) -> list[OutboxItem]:
-    """Write the group; returns the outbox rows written.
+    """Write the group, with what integrations are told of it; returns the outbox rows written.
 
     Raises FencedOut when the partition or one of the sessions has another writer, RunIdTaken when a run id is
     another session's, Unavailable when the database is away (then nobody knows whether the group was written).
     """
     writes = Writes()
     for versioned in group:
-        write(writes, versioned.decided)
+        write(writes, versioned.decided, announce=announce)
         _write_session(writes, versioned)
     statement = Statement(writes, partition, partition_epoch)
     async with transaction(engine) as connection:

@@ -237,7 +237,8 @@ class PartitionMailboxes:
     async def _commit(self, decided: Sequence[Versioned]) -> None:
         """Write the group, even an empty one: an answer from memory is only true while the partition is ours."""
         try:
-            outbox = await commit(self._services.engine, self._partition, self._partition_epoch, decided)
+            services, announce = self._services, self._services.settings.events.enabled
+            outbox = await commit(services.engine, self._partition, self._partition_epoch, decided, announce=announce)
         except RunIdTaken:
             logger.info("a run id was taken meanwhile", extra={"action": "run_id_taken"})
             raise

@@ -1,7 +1,8 @@
 """Sends what was committed to the outbox: at once from memory, later from the table if that was lost.
 
 In:  outbox items just committed by this process, and due rows of the partitions it answers for
-Out: wake-ups to the workers' queue, event batches to the Redis tail and the lanes, control messages
+Out: wake-ups to the workers' queue, event batches to the Redis tail and the lanes, control messages,
+     and what integrations are told
 
 Everything here may be sent twice and changes nothing the second time. For each partition one living process polls: its
 owner, or the favourite if the owner is dead.
@@ -23,6 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors.dispatch import Dispatcher, Wakeup, read_capacity
+from callboard_actors.integration import Announcer
 from callboard_actors.ownership import living_processes, partition_owners
 from callboard_actors.partitions import assign
 from callboard_actors.writes import OutboxItem
@@ -106,6 +108,7 @@ class OutboxRelay:
         self._publisher = publisher
         self.dispatcher = Dispatcher(self._wake)
         self._events = EventSender(engine, lanes, tail, self._done)
+        self._announcer = Announcer(publisher, self._done)
         self._sent: set[UUID] = set()  # sent, to be deleted
         self._controls: dict[UUID, asyncio.Task[None]] = {}
         self._ticks = 0
@@ -137,6 +140,7 @@ class OutboxRelay:
             async with asyncio.timeout(DRAIN):
                 await self.dispatcher.settle()
                 await self._events.settle()
+                await self._announcer.settle()
                 await asyncio.gather(*self._controls.values(), return_exceptions=True)
                 await self._write_notes()
         except (Unavailable, TimeoutError) as error:
@@ -165,6 +169,8 @@ class OutboxRelay:
                 self._events.add(item)
             elif item.kind == "control":
                 self._control(item)
+            elif item.kind == "integration":
+                self._announcer.add(item)
         self.dispatcher.offer(wakeups)
 
     async def _answering_for(self) -> list[int]:

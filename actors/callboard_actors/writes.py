@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
+from callboard_actors.announcements import announcements
 from callboard_actors.replies import Decided
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.ids import new_id, partition_of
@@ -76,14 +77,16 @@ def _key(table: str, row: Row) -> tuple[Any, ...]:
     return tuple(row[column] for column in KEYS[table])
 
 
-def write(writes: Writes, decided: Decided) -> None:
-    """Add the rows of one decided command."""
+def write(writes: Writes, decided: Decided, *, announce: bool = True) -> None:
+    """Add the rows of one decided command; `announce`: tell integrations, too."""
     at = _At(decided.command.session_id, decided.facts.now, decided.before, decided.after, writes)
     for event in decided.events:
         handler = _WRITERS.get(type(event))
         if handler is not None:
             handler(at, event)
     _write_active_run(at)
+    for told in announcements(decided) if announce else ():
+        writes.send(at.outbox("integration", told.run_id, {"name": told.name, "body": told.body}, id=told.id))
 
 
 @dataclass(frozen=True, slots=True)

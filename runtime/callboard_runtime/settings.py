@@ -151,6 +151,17 @@ class ActorSettings(Section):
     )
 
 
+class EventsSettings(Section):
+    enabled: bool = Field(default=True, description="Tell integrations of runs, on exchange callboard.events.v1")
+
+
+class IngressSettings(Section):
+    enabled: bool = Field(default=True, description="Take requests from exchange callboard.ingress in every front")
+    prefetch: int = Field(default=64, ge=1, le=2000, description="Requests that one front handles at once")
+    delivery_limit: int = Field(default=20, ge=1, description="Deliveries of a request before it is dead-lettered")
+    max_waiting: int = Field(default=10_000, ge=1, description="Requests that may wait before the broker refuses more")
+
+
 class EmbeddedSettings(Section):
     data_dir: Path | None = Field(default=None, description="Where the embedded services keep their data")
 
@@ -189,6 +200,8 @@ class Settings(BaseSettings):
     runs: RunSettings = RunSettings()
     worker: WorkerSettings = WorkerSettings()
     actors: ActorSettings = ActorSettings()
+    events: EventsSettings = EventsSettings()
+    ingress: IngressSettings = IngressSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
 
     def __init__(self, **values: Any) -> None:

@@ -265,7 +265,7 @@ class OutboxRow(Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    kind: Mapped[str]  # wakeup, events, control
+    kind: Mapped[str]  # wakeup, events, control, integration
     partition: Mapped[int]
     session_id: Mapped[UUID]
     run_id: Mapped[UUID | None]
