@@ -126,7 +126,29 @@ async def test_a_worker_that_shuts_down_hands_its_run_to_another(
             attempts = await until(engine, "SELECT outcome FROM run_attempts WHERE epoch = 2")
             (released,) = await query(engine, "SELECT outcome FROM run_attempts WHERE epoch = 1")
             assert (released["outcome"], attempts[0]["outcome"]) == ("released", None)
+            assert not await query(engine, "SELECT 1 FROM messages WHERE role = 'assistant'"), "half an answer is none"
             asked = CancelRun(session_id=SESSION, user_id="u", run_id="r1", not_after=utcnow() + timedelta(seconds=5))
             await client.send(asked, 5)
             await until(engine, ENDED, run="r1")
+    assert "Traceback" not in log.read_text()
+
+
+async def test_a_killed_workers_run_goes_on_in_another(
+    environment: dict[str, str], engine: AsyncEngine, client: CommandClient, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    hasty = environment | {"CALLBOARD_ACTORS__SILENT_AFTER": "5"}
+    with process("actors", hasty, log), process("worker", hasty, log, "--concurrency", "4") as first:
+        await accept(client, "r1", "count to 60 at 50 ms")
+        await until_streamed(environment)
+        with process("worker", hasty, log, "--concurrency", "4"):
+            await until(engine, f"{WORKER_READY} AND id NOT LIKE '%-{first.pid}-%'")
+            first.kill()
+            (run,) = await until(engine, ENDED, run="r1")
+            assert run["status"] == "succeeded", log.read_text()
+    (message,) = await query(engine, "SELECT content FROM messages WHERE role = 'assistant'")
+    assert message["content"].split()[0] == "1"
+    assert message["content"].split()[-1] == "60"
+    calls = await query(engine, "SELECT stage, status FROM llm_calls ORDER BY begun_at")
+    assert [call["status"] for call in calls] in (["recorded", "recorded"], ["recorded", "lost", "recorded"])
     assert "Traceback" not in log.read_text()

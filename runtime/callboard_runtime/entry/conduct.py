@@ -33,6 +33,9 @@ DEADLINE_GRACE = 2.0  # seconds a crew has to stop after its deadline
 NO_DEADLINE = 24 * 3600.0  # seconds; a granted attempt always has one
 CANCEL_SHARE = 0.8  # of the grace of a cancellation: the rest is for telling the actor
 
+_KEEP_PARTIAL = (Halt.CANCELLED, Halt.DEADLINE)
+"""The run ends here, so that half an answer counts; after a release the whole answer is asked for again."""
+
 
 class Conductor:
     """Runs one attempt to its end. Belongs to the worker's event loop."""
@@ -65,7 +68,7 @@ class Conductor:
             return error
         crew = asyncio.create_task(runtime.run(), name=f"crew-{brief.run_id}")
         ending = await self._supervise(crew, runtime)
-        if isinstance(ending, asyncio.CancelledError):
+        if isinstance(ending, asyncio.CancelledError) and self._attempt.halt_reason in _KEEP_PARTIAL:
             with contextlib.suppress(CallboardError):
                 await runtime.settle()
         return ending
