@@ -66,7 +66,7 @@ class AnswerBuilder:
     @property
     def complete(self) -> bool:
         """Whether the provider said that this was all."""
-        return bool(self._finish) or self.usage is not None
+        return bool(self._finish)
 
     def feed(self, delta: Delta) -> None:
         """Take one piece; raises ModelBadResponse for what no client of ours could make sense of."""

@@ -16,6 +16,8 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
 from crewai.utilities.string_utils import sanitize_tool_name
 from litellm.llms.custom_llm import CustomLLM, CustomLLMError
+from litellm.llms.openai.chat.gpt_transformation import OpenAIChatCompletionStreamingHandler
+from litellm.llms.openrouter.chat.transformation import OpenRouterChatCompletionStreamingHandler
 from litellm.types.utils import ModelResponseStream
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "CustomLLM",
     "CustomLLMError",
     "ModelResponseStream",
+    "OpenAIChatCompletionStreamingHandler",
+    "OpenRouterChatCompletionStreamingHandler",
     "Process",
     "Task",
     "litellm",

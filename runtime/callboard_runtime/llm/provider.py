@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from callboard_runtime.llm.libraries import ModelResponseStream, litellm
+from callboard_runtime.llm.libraries import (
+    OpenAIChatCompletionStreamingHandler,
+    OpenRouterChatCompletionStreamingHandler,
+    litellm,
+)
 from callboard_runtime.llm.messages import CallDelta, Delta, ModelCall, Usage
 
 SCRIPTED = "callboard-scripted"
@@ -33,11 +38,16 @@ async def stream(call: ModelCall, target: Target, timeout: float) -> AsyncGenera
     `timeout` is in seconds and bounds single reads; the caller bounds the whole.
     """
     response = await litellm.acompletion(**_arguments(call, target, timeout))  # pyright: ignore[reportUnknownMemberType]
-    async with aclosing(_chunks(response, target.provider)) as chunks:
-        async for chunk in chunks:
-            delta = read_chunk(chunk)
-            if delta is not None:
+    raw = getattr(response, "completion_stream", None)
+    deltas = _short_way(raw) if is_openai_shaped(raw, target.provider) else _litellms_way(response)
+    try:
+        async with aclosing(deltas):
+            async for delta in deltas:
                 yield delta
+    finally:
+        close = getattr(raw, "close", None) or getattr(raw, "aclose", None)
+        if close is not None and inspect.isawaitable(closing := close()):
+            await closing
 
 
 def _arguments(call: ModelCall, target: Target, timeout: float) -> dict[str, Any]:
@@ -63,27 +73,38 @@ def _arguments(call: ModelCall, target: Target, timeout: float) -> dict[str, Any
     return arguments
 
 
-async def _chunks(response: Any, provider: str) -> AsyncGenerator[Any]:
-    """The provider's own chunks where they are already OpenAI-shaped, else LiteLLM's normalised ones.
+async def _short_way(raw: Any) -> AsyncGenerator[Delta]:
+    """The provider's own chunks, where they are already OpenAI-shaped.
 
-    LiteLLM's wrapper costs more than the rest of a run together; it changes nothing about such chunks.
+    LiteLLM's wrapper around them costs more than the rest of a run together, and changes nothing about such chunks.
     """
-    raw = getattr(response, "completion_stream", None)
-    source: Any = raw if _is_openai_shaped(raw, provider) else response
-    try:
-        async for chunk in source:
-            yield chunk
-    finally:
-        close = getattr(raw, "close", None) or getattr(raw, "aclose", None)
-        if close is not None:
-            await close()
+    async for chunk in raw:
+        delta = read_chunk(chunk)
+        if delta is not None:
+            yield delta
 
 
-def _is_openai_shaped(raw: Any, provider: str) -> bool:
+async def _litellms_way(response: Any) -> AsyncGenerator[Delta]:
+    """LiteLLM's normalised chunks, without the end and the token count that it makes up where none were sent."""
+    usage: Usage | None = None
+    async for chunk in response:
+        delta = read_chunk(chunk)
+        if delta is None:
+            continue
+        usage = delta.usage or usage
+        if delta.text or delta.reasoning or delta.calls:
+            yield Delta(delta.text, delta.reasoning, delta.calls)
+    counted = any(getattr(chunk, "usage", None) is not None for chunk in response.chunks)
+    yield Delta(finish=response.received_finish_reason, usage=usage if counted else None)
+
+
+def is_openai_shaped(raw: Any, provider: str) -> bool:
+    """Whether a LiteLLM response's inner stream yields OpenAI's chunks unchanged."""
     if provider == SCRIPTED:
         return hasattr(raw, "__aiter__")
-    module = type(raw).__module__
-    return type(raw).__name__ == "AsyncStream" and module.startswith("openai.")
+    if type(raw).__name__ == "AsyncStream":
+        return type(raw).__module__.split(".")[0] == "openai"
+    return isinstance(raw, OpenAIChatCompletionStreamingHandler | OpenRouterChatCompletionStreamingHandler)
 
 
 def read_chunk(chunk: Any) -> Delta | None:
@@ -133,6 +154,3 @@ def _member(holder: Any, name: str) -> Any:
 
 def _count(value: Any) -> int:
     return max(0, int(value)) if isinstance(value, int | float) else 0
-
-
-__all__ = ["SCRIPTED", "ModelResponseStream", "Target", "read_chunk", "read_usage", "stream"]

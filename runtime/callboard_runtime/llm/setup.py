@@ -65,6 +65,15 @@ def warm_up(settings: Settings | None = None) -> None:
     litellm.token_counter(model="gpt-4o-mini", text="x")  # pyright: ignore[reportUnknownMemberType]  # loads the tokenizer
 
 
+async def close_clients() -> None:
+    """Close the connections that LiteLLM keeps open between requests, on the loop that opened them."""
+    import litellm
+
+    await litellm.close_litellm_async_clients()  # pyright: ignore[reportPrivateImportUsage]  # loaded lazily
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    await litellm.module_level_aclient.close()  # not in that cache
+
+
 def _no_lock(name: str, *, timeout: float = 0) -> nullcontext[None]:
     return nullcontext()  # CrewAI guards files with it, of which there are none
 
