@@ -11,7 +11,7 @@ from callboard_actors.decide.pauses import resume
 from callboard_actors.decide.turn import Turn
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.commands import AcceptResume, ExpireToolCalls, ToolAnswer
-from callboard_runtime.domain.run_input import NewMessage, digest
+from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import (
     OPEN_CALLS,
     ActiveRun,
@@ -19,23 +19,11 @@ from callboard_runtime.domain.state_snapshot import (
     RunStatus,
     ToolCallStatus,
 )
+from callboard_runtime.domain.tool_correlation import PendingToolStore, ToolCorrelationError
 from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.errors import NotFound, NotPendingYet, Refused, RunIdConflict, TooLate, ToolResultMismatch
 
 Status = ToolCallStatus
-
-_MEANS: dict[tuple[ToolCallStatus, str], ToolCallStatus] = {
-    (Status.PENDING_RESULT, "result"): Status.EXECUTED,
-    (Status.PENDING_RESULT, "cancelled"): Status.REJECTED,
-    (Status.PENDING_APPROVAL, "approved"): Status.APPROVED,
-    (Status.PENDING_APPROVAL, "rejected"): Status.REJECTED,
-    (Status.PENDING_APPROVAL, "cancelled"): Status.REJECTED,
-    (Status.OUTCOME_UNKNOWN, "retry"): Status.APPROVED,
-    (Status.OUTCOME_UNKNOWN, "result"): Status.EXECUTED,
-    (Status.OUTCOME_UNKNOWN, "fail"): Status.REJECTED,
-    (Status.OUTCOME_UNKNOWN, "cancelled"): Status.REJECTED,
-}
-"""What an answer makes of an open call; any other pair does not match."""
 
 
 def accept_resume(turn: Turn, command: AcceptResume) -> None:
@@ -44,8 +32,9 @@ def accept_resume(turn: Turn, command: AcceptResume) -> None:
         raise NotFound("there is no such session")
     if _is_repeated(turn, command):
         return
+    store = PendingToolStore(turn.snapshot.pending_tool_calls, turn.facts.settled.values())
     try:
-        settled = [_match(turn, command, answer) for answer in command.answers]
+        settled = [_match(turn, command, store, answer) for answer in command.answers]
     except ToolResultMismatch as error:
         _note(turn, command, error)
         return
@@ -69,72 +58,32 @@ def _is_repeated(turn: Turn, command: AcceptResume) -> bool:
     return False
 
 
-def _match(turn: Turn, command: AcceptResume, answer: ToolAnswer) -> PendingToolCall | None:
+def _match(turn: Turn, command: AcceptResume, store: PendingToolStore, answer: ToolAnswer) -> PendingToolCall | None:
     """The call as this answer settles it; None when the same answer settled it before."""
-    run, given = turn.snapshot.active, _digest(command, answer)
-    call = _find(turn, answer)
-    if call is not None and call.answer_digest == given:
-        return None
-    if call is None and run is not None and run.status is RunStatus.RUNNING and _may_be_ours(turn, command, run):
+    run, found = turn.snapshot.active, store.find(answer)
+    if found is None and run is not None and run.status is RunStatus.RUNNING and _is_meant(turn, command, run):
         raise NotPendingYet(retry_after=1)
-    if call is None or run is None or run.status is not RunStatus.AWAITING_INPUT:
-        raise ToolResultMismatch(f"no open tool call matches {answer.tool_call_id or answer.interrupt_id!r}")
-    if call.status not in OPEN_CALLS:
-        who = call.answered_by or "expiry"
-        raise ToolResultMismatch(f"tool call {call.tool_call_id!r} was already settled by {who}: {call.status}")
-    if not _may_be_ours(turn, command, run):
-        raise ToolResultMismatch(f"run {command.run_id!r} has no open tool call {call.tool_call_id!r}")
-    return _answered(turn, command, answer, call, given)
+    call = store.apply(answer, by=command.user_id, now=turn.facts.now)
+    if call is None:
+        return None
+    if run is None or run.status is not RunStatus.AWAITING_INPUT or not _is_meant(turn, command, run):
+        raise ToolCorrelationError(f"run {command.run_id!r} does not wait for tool call {call.tool_call_id!r}")
+    if call.mode is not ToolMode.FRONTEND_EXECUTE:
+        _check_approver(turn, command)
+    return call
 
 
-def _may_be_ours(turn: Turn, command: AcceptResume, run: ActiveRun) -> bool:
+def _is_meant(turn: Turn, command: AcceptResume, run: ActiveRun) -> bool:
     known = turn.facts.run
     return command.run_id is None or (known is not None and known.run_id == run.run_id)
-
-
-def _find(turn: Turn, answer: ToolAnswer) -> PendingToolCall | None:
-    calls = {call.tool_call_id: call for call in turn.snapshot.pending_tool_calls}
-    by_interrupt = {call.interrupt_id: call for call in calls.values() if call.interrupt_id}
-    if answer.interrupt_id is not None:
-        call = by_interrupt.get(answer.interrupt_id)
-        if call is not None and answer.tool_call_id in (None, call.tool_call_id):
-            return call
-        return _settled_interrupt(turn, answer)
-    known = {**turn.facts.settled, **calls}
-    return known.get(answer.tool_call_id or "")
-
-
-def _settled_interrupt(turn: Turn, answer: ToolAnswer) -> PendingToolCall | None:
-    settled = [call for call in turn.facts.settled.values() if call.interrupt_id == answer.interrupt_id]
-    return settled[0] if settled else None
-
-
-def _answered(
-    turn: Turn, command: AcceptResume, answer: ToolAnswer, call: PendingToolCall, given: str
-) -> PendingToolCall:
-    status = _MEANS.get((call.status, answer.status))
-    if status is None:
-        raise ToolResultMismatch(f"{answer.status!r} does not answer tool call {call.tool_call_id!r} ({call.status})")
-    if call.expires_at is not None and call.expires_at <= turn.facts.now:
-        raise ToolResultMismatch(f"tool call {call.tool_call_id!r} has expired")
-    if call.status is not Status.PENDING_RESULT:
-        _check_approver(turn, command)
-    payload = {"status": answer.status, "payload": answer.payload, "editedArgs": answer.edited_args}
-    args = answer.edited_args if answer.edited_args is not None else call.args
-    return call.but(status=status, args=args, answered_by=command.user_id, answer_digest=given, answer=payload)
 
 
 def _check_approver(turn: Turn, command: AcceptResume) -> None:
     policy = turn.facts.policy
     if policy.approver_roles and not policy.approver_roles & set(command.roles):
-        raise ToolResultMismatch("this decision needs one of the roles " + ", ".join(sorted(policy.approver_roles)))
+        raise ToolCorrelationError("this decision needs one of the roles " + ", ".join(sorted(policy.approver_roles)))
     if policy.approver_not_requester and command.user_id == turn.snapshot.user_id:
-        raise ToolResultMismatch("somebody other than the requester must decide this")
-
-
-def _digest(command: AcceptResume, answer: ToolAnswer) -> str:
-    said = answer.model_dump(mode="json", exclude={"message_id", "tool_call_id", "interrupt_id"})
-    return digest({"user": command.user_id, "said": said})
+        raise ToolCorrelationError("somebody other than the requester must decide this")
 
 
 def _settle(turn: Turn, call: PendingToolCall, answer: ToolAnswer) -> None:
