@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -50,7 +51,8 @@ class RunContext:
     run_id: UUID | None = None
     leg_run_id: str = ""
     deadline: datetime | None = None
-    unknown: frozenset[str] = frozenset()  # tool call ids whose process died inside the tool
+    # Tool calls whose process died inside the tool, and the epoch in which it was started last.
+    unknown: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 CURRENT: ContextVar[RunContext] = ContextVar("callboard_run")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -223,18 +222,19 @@ class CrewAIRuntime:
         if (brief := self._brief) is not None:
             run.user_id, run.thread_id, run.run_id = brief.user_id, brief.thread_id, brief.run_id
             run.leg_run_id = brief.leg_run_id
-            run.unknown = frozenset(_unknown_calls(brief))
+            run.unknown = _unknown_calls(brief)
         run.turn = Turn(run)
         return run
 
 
-def _unknown_calls(brief: RunBrief) -> Sequence[str]:
+def _unknown_calls(brief: RunBrief) -> dict[str, int]:
+    """Calls whose process died inside the tool, and the last epoch in which it was started; journals are in order."""
     recorded = {row.key for row in brief.journal if row.status == "recorded"}
-    return [
-        row.key.removeprefix("tool:")
+    return {
+        row.key.removeprefix("tool:"): row.epoch
         for row in brief.journal
         if row.kind == "tool" and row.status in ("begun", "unknown") and row.key not in recorded
-    ]
+    }
 
 
 def _json(value: Any) -> str:

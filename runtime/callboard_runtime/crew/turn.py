@@ -86,10 +86,10 @@ class Turn:
             return _client_result(answered)
         if (replayed := self._replayed(call)) is not None:
             return replayed
+        if self._outcome_unknown(call) and not offer.tool.idempotent:
+            raise self._pause(call, arguments, ToolMode.BACKEND_DIRECT_EXECUTE)
         if answered is None and mode is ToolMode.BACKEND_APPROVAL_INTERRUPT:
             raise self._pause(call, arguments, mode)
-        if answered is None and call.id in self._run.unknown and not offer.tool.idempotent:
-            raise self._pause(call, arguments, ToolMode.BACKEND_DIRECT_EXECUTE)
         return await self._execute(call, offer, arguments, answered)
 
     async def _execute(
@@ -132,6 +132,11 @@ class Turn:
     def _answered(self, call: ToolCall) -> PendingToolCall | None:
         row = self._run.journal.find(answer_key(call.id))
         return None if row is None else PendingToolCall.model_validate(row.result)
+
+    def _outcome_unknown(self, call: ToolCall) -> bool:
+        """Whether a process died inside the tool, and nobody has decided since: an answer is good for one start."""
+        started, row = self._run.unknown.get(call.id), self._run.journal.find(answer_key(call.id))
+        return started is not None and (row is None or started > row.epoch)
 
     async def _begin(self, call: ToolCall) -> None:
         self._run.stop.check()
