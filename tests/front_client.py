@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -69,12 +69,12 @@ class Answer:
 class Reader:
     """Reads one run as an EventSource would: after every cut it comes back with the id of the last event it got.
 
-    `fronts` are tried in turn; `frames` is what was shown so far.
+    `fronts` are tried in turn, all living ones unless given; `frames` is what was shown so far.
     """
 
     client: "FrontClient"
     run: str
-    fronts: Sequence[str]
+    fronts: Sequence[str] | None = None
     frames: list[Frame] = field(default_factory=list)
     connections: int = 0
 
@@ -105,7 +105,8 @@ class Reader:
 
     @property
     def _front(self) -> str:
-        return self.fronts[self.connections % len(self.fronts)]
+        fronts = self.fronts or self.client.bases
+        return fronts[self.connections % len(fronts)]
 
     @property
     def _over(self) -> bool:
@@ -115,12 +116,17 @@ class Reader:
 class FrontClient:
     """One user of one or more fronts. Use it with `async with`."""
 
-    def __init__(self, bases: Sequence[str], user: str, **claims: Any) -> None:
-        """`bases` are the fronts' addresses; requests go to the first unless they say otherwise."""
-        self.bases, self.user = list(bases), user
+    def __init__(self, fronts: Callable[[], Sequence[str]], user: str, **claims: Any) -> None:
+        """`fronts` gives the present fronts' addresses; requests go to the first unless they say otherwise."""
+        self._fronts, self.user = fronts, user
         self.headers = {"Authorization": f"Bearer {token(user, **claims)}"}
         self._readers: list[asyncio.Task[Reader]] = []
         self.turns = 0  # requests that had to be sent again
+
+    @property
+    def bases(self) -> list[str]:
+        """The fronts that live now, as a balancer would know them."""
+        return list(self._fronts()) or ["http://127.0.0.1:9"]
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -210,11 +216,11 @@ class FrontClient:
 
     async def read(self, run: str) -> Reader:
         """Read a run to its end."""
-        return await Reader(self, run, self.bases).read()
+        return await Reader(self, run).read()
 
     def follow(self, run: str, fronts: Sequence[str] | None = None) -> tuple[Reader, asyncio.Task[Reader]]:
         """Read a run in the background: what was read so far, and the task that ends with the run."""
-        reader = Reader(self, run, fronts or self.bases)
+        reader = Reader(self, run, fronts)
         task = asyncio.create_task(reader.read())
         self._readers.append(task)
         return reader, task

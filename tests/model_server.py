@@ -1,7 +1,8 @@
 """An OpenAI-compatible model server for tests: it streams, counts what it served, and waits in mid-answer when told to.
 
 A message that contains `hold:<key>` gets its answer in two halves: the second one only after `release(key)`. One with
-`pace:<ms>` gets it a word every so many milliseconds; `key:<key>` only names the request.
+`pace:<ms>` gets it a word every so many milliseconds; `key:<key>` only names the request. `call:<tool>:<label>`, which
+may come several times, is answered with these tool calls first, and with the words once they have results.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ WORDS = ("one", "two", "three", "four", "five", "six")
 ANSWER = " ".join(WORDS)
 INPUT_TOKENS, OUTPUT_TOKENS = 11, len(WORDS)
 _KEY = re.compile(r"(hold|key):([\w-]+)")
+_CALL = re.compile(r"call:([\w.]+):([\w-]+)")
 _PACE = re.compile(r"pace:(\d+)")
 
 Json = dict[str, Any]
@@ -33,6 +35,7 @@ class Served:
     body: Json
     hold: bool = False
     pace: float = 0.0  # seconds per word
+    calls: tuple[tuple[str, str], ...] = ()  # tools and labels to be called instead of an answer
     words: int = 0
     complete: bool = False
 
@@ -95,8 +98,17 @@ class ModelServer:
         self.served.append(served)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        await self._speak(response, served)
+        await (self._call(response, served) if served.calls else self._speak(response, served))
+        await response.write(b"data: [DONE]\n\n")
         return response
+
+    async def _call(self, response: web.StreamResponse, served: Served) -> None:
+        chunk_id = f"chatcmpl-{uuid.uuid4().hex}"
+        calls = [_tool_call(*item) for item in enumerate(served.calls)]
+        await _send(response, chunk_id, {"choices": [_choice({"role": "assistant", "tool_calls": calls})]})
+        served.complete = True
+        await _send(response, chunk_id, {"choices": [_choice({}, "tool_calls")]})
+        await _send(response, chunk_id, {"choices": [], "usage": _usage()})
 
     async def _speak(self, response: web.StreamResponse, served: Served) -> None:
         chunk_id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -109,19 +121,24 @@ class ModelServer:
         served.complete = True
         await _send(response, chunk_id, {"choices": [_choice({}, "stop")]})
         await _send(response, chunk_id, {"choices": [], "usage": _usage()})
-        await response.write(b"data: [DONE]\n\n")
 
 
 def _asked(body: Json) -> Served:
     text = _last_user_text(body["messages"])
+    results = body["messages"][-1]["role"] == "tool"
     kind, key = (_KEY.findall(text) or [("", None)])[-1]
     pace = int((_PACE.findall(text) or [0])[-1]) / 1000
-    return Served(key, body, kind == "hold", pace)
+    return Served(key, body, kind == "hold", pace, () if results else tuple(_CALL.findall(text)))
 
 
 def _pieces() -> Iterator[str]:
     for number, word in enumerate(WORDS):
         yield f" {word}" if number else word
+
+
+def _tool_call(index: int, call: tuple[str, str]) -> Json:
+    function = {"name": call[0], "arguments": json.dumps({"label": call[1]})}
+    return {"index": index, "id": f"call_{uuid.uuid4().hex[:12]}", "type": "function", "function": function}
 
 
 def _choice(delta: Json, finish: str | None = None) -> Json:

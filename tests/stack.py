@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -71,6 +72,7 @@ class Zygote:
         self._process = _spawner.submit(self._spawn, theirs.fileno()).result()
         theirs.close()
         self._ready = False
+        self._one_at_a_time = threading.Lock()
 
     def _spawn(self, descriptor: int) -> "subprocess.Popen[bytes]":
         argv = launch_command(
@@ -96,12 +98,13 @@ class Zygote:
         self._process.wait(20)
 
     def _ask(self, request: Json) -> Json:
-        self._channel.settimeout(START_TIMEOUT)
-        if not self._ready:
-            self._receive()
-            self._ready = True
-        self._channel.send(json.dumps(request).encode())
-        return self._receive()
+        with self._one_at_a_time:
+            self._channel.settimeout(START_TIMEOUT)
+            if not self._ready:
+                self._receive()
+                self._ready = True
+            self._channel.send(json.dumps(request).encode())
+            return self._receive()
 
     def _receive(self) -> Json:
         if answer := self._channel.recv(65536):
@@ -202,7 +205,7 @@ class Callboard:
         return [node.url for node in self.of("http")]
 
     def client(self, user: str, **claims: Any) -> FrontClient:
-        return FrontClient(self.fronts, user, **claims)
+        return FrontClient(lambda: self.fronts, user, **claims)
 
     def ensure(self, **counts: int) -> None:
         """Have exactly so many processes of each kind, all of them ready; spare ones are killed."""

@@ -6,10 +6,10 @@ model is a server in pytest, so that a test decides how long an answer takes and
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from callboard_runtime.persistence import migrate
 from front_client import FrontClient, fresh
@@ -20,17 +20,10 @@ from services.session import Services
 from shared_stacks import SharedStacks, shared_stacks
 from stack import Callboard, Urls
 
+HERE = Path(__file__).parent
 SILENT_AFTER = 3.0  # seconds
 AMQP_HEARTBEAT = 3  # seconds
 PROCESSES = {"http": 2, "actors": 2, "worker": 2}
-# Prices that show a wrong sum in every digit.
-MODELS = {
-    "held": {
-        "model": "openai/held",
-        "context_window": 32000,
-        "price_per_million": {"input": 3, "output": 7, "cached": 1},
-    }
-}
 SETTINGS = {
     "CALLBOARD_ACTORS__SILENT_AFTER": str(SILENT_AFTER),
     "CALLBOARD_ACTORS__SWEEP": "0.25",
@@ -52,14 +45,18 @@ def model() -> Iterator[ModelServer]:
 
 
 @pytest.fixture(scope="package")
+def tools_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tools note that they were started, and look whether they may go on."""
+    return tmp_path_factory.mktemp("tools")
+
+
+@pytest.fixture(scope="package")
 def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
     return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(scope="package")
-def stack(
-    stacks: SharedStacks, services: Services, model: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callboard]:
+def stack(stacks: SharedStacks, services: Services, model: ModelServer, tools_folder: Path) -> Iterator[Callboard]:
     """The processes and their servers, started once."""
     _ = stacks.zygote  # so that it is imported while the servers start
     for name in ("private_postgres", "private_rabbit", "private_redis"):
@@ -70,17 +67,13 @@ def stack(
     amqp = services.private_rabbit().create_vhost().replace("heartbeat=10", f"heartbeat={AMQP_HEARTBEAT}")
     urls = Urls(database, amqp, services.private_redis().next_database())
     settings = SETTINGS | {
-        "CALLBOARD_CONFIG__DIR": str(_config(tmp_path_factory.mktemp("config"))),
+        "CALLBOARD_CONFIG__DIR": str(HERE / "config"),
+        "CALLBOARD_TEST_TOOLS": str(tools_folder),
         "CALLBOARD_LLM__API_BASE__OPENAI": model.url,
     }
     callboard = stacks.private("faults", urls, settings)
     yield callboard
     callboard.kill_all()
-
-
-def _config(folder: Path) -> Path:
-    (folder / "models.yaml").write_text(yaml.safe_dump(MODELS))
-    return folder
 
 
 @pytest.fixture
@@ -122,3 +115,24 @@ def key(model: ModelServer) -> Iterator[str]:
     key = fresh("key")
     yield key
     model.release(key)
+
+
+@dataclass(frozen=True)
+class Buttons:
+    """What the backend tools did."""
+
+    folder: Path
+
+    def pressed(self, label: str) -> int:
+        """How often a tool was started with this label."""
+        file = self.folder / f"{label}.pressed"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def let_go(self, label: str) -> None:
+        """Let the tools with this label return."""
+        (self.folder / f"{label}.go").touch()
+
+
+@pytest.fixture
+def buttons(tools_folder: Path) -> Buttons:
+    return Buttons(tools_folder)

@@ -50,7 +50,7 @@ async def test_everything_ends_once(
         await asyncio.to_thread(blows.strike)
     await asyncio.to_thread(callboard.ensure, **PROCESSES)
     runs = await asyncio.gather(*starting)
-    following = [client.follow(run, callboard.fronts) for run in runs]
+    following = [client.follow(run) for run in runs]
     await asyncio.wait_for(asyncio.gather(*(task for _, task in following)), 120)
     for run, (reader, _) in zip(runs, following, strict=True):
         await check_run(callboard, client, run, readers=[reader], text=ANSWER)

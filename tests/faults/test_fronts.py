@@ -40,7 +40,7 @@ async def test_killed_in_the_middle_of_many_requests(
     callboard.of("http")[0].kill()
     runs = await asyncio.gather(*starts)
     for run in runs:
-        reader, task = client.follow(run, callboard.fronts)
+        reader, task = client.follow(run)
         await asyncio.wait_for(task, 60)
         await check_run(callboard, client, run, readers=[reader], text=ANSWER)
     assert len(model.of(key)) == 20
