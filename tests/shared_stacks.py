@@ -20,6 +20,7 @@ from services.session import Services
 from stack import Callboard, Urls, Zygote
 
 _TESTS = Path(__file__).parent
+_SETTINGS = {"CALLBOARD_CONFIG__DIR": str(_TESTS / "e2e" / "config")}
 _KEY = pytest.StashKey["SharedStacks"]()
 # The kernel ties a child to the thread that started it: this one ends with pytest.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="embedded-spawner")
@@ -44,7 +45,7 @@ class SharedStacks:
         if name not in self._made:
             _ = self.zygote  # so that it is imported while the services start
             urls = self._real() if name == "rabbitmq" else self._embedded()
-            self._made[name] = self.private(name, urls)
+            self._made[name] = self.private(name, urls, _SETTINGS)
         self._made[name].ensure(http=1, actors=1, worker=1)
         return self._made[name]
 
