@@ -41,7 +41,8 @@ def _run_activated(s: StateSnapshot, event: e.RunActivated) -> StateSnapshot:
         leg_run_id=event.run.client_run_id,
         deadline=event.deadline,
     )
-    return _without_queued(s, event.run.run_id).but(active=active, status=SessionStatus.ACTIVE)
+    rest = _without_queued(s, event.run.run_id)
+    return rest.but(active=active, status=SessionStatus.ACTIVE, shared_state=event.state)
 
 
 def _without_queued(s: StateSnapshot, run_id: Any) -> StateSnapshot:

@@ -28,6 +28,8 @@ class Policy:
     tool_call_ttl: timedelta
     approver_roles: frozenset[str] = frozenset()  # empty: the session's owner decides
     approver_not_requester: bool = False
+    fail_on_expiry: bool = False
+    max_state_bytes: int = 64 * 1024
 
     @classmethod
     def of(cls, runs: RunSettings) -> Self:
@@ -40,6 +42,8 @@ class Policy:
             tool_call_ttl=timedelta(seconds=runs.tool_call_ttl),
             approver_roles=frozenset(runs.approver_roles),
             approver_not_requester=runs.approver_not_requester,
+            fail_on_expiry=runs.on_expiry == "fail",
+            max_state_bytes=runs.max_state_bytes,
         )
 
 

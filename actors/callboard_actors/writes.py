@@ -186,6 +186,12 @@ def _run_dispatched(at: _At, event: e.RunDispatched) -> None:
         at.writes.update("run_legs", history)
 
 
+def _run_activated(at: _At, event: e.RunActivated) -> None:
+    """Prompts may show the state: a replay needs it as it was when the run began."""
+    if event.state is not None:
+        at.writes.update("runs", {"id": event.run.run_id, "initial_state": event.state})
+
+
 def _messages_appended(at: _At, event: e.MessagesAppended) -> None:
     for offset, message in enumerate(event.messages):
         row = message.model_dump(mode="json")
@@ -331,6 +337,7 @@ def _audited(at: _At, event: e.Audited) -> None:
 
 _WRITERS: dict[type, Callable[[_At, Any], None]] = {
     e.RunAccepted: _run_accepted,
+    e.RunActivated: _run_activated,
     e.LegOpened: _leg_opened,
     e.RunDispatched: _run_dispatched,
     e.MessagesAppended: _messages_appended,

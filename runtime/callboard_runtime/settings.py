@@ -109,6 +109,7 @@ class HttpSettings(Section):
     max_streams_per_user: int = Field(default=100, ge=1, description="Open event streams per user and front process")
     max_streams: int = Field(default=20_000, ge=1, description="Open event streams per front process")
     max_queued_runs: int = Field(default=10_000, ge=1, description="Runs that may wait for workers before 503")
+    max_queued_runs_per_user: int = Field(default=1000, ge=1, description="Runs of one user that may wait before 429")
     runs_per_minute: int = Field(default=600, ge=1, description="Runs a user may start per minute")
     heartbeat: float = Field(default=15, gt=0, description="Seconds between SSE keep-alive comments")
     reader_buffer_bytes: int = Field(default=1024 * 1024, ge=4096, description="Bytes held for a slow reader")
@@ -127,6 +128,10 @@ class RunSettings(Section):
     approver_roles: Names = Field(default=(), description="Roles that may approve; none: the session's owner")
     approver_not_requester: bool = Field(default=False, description="Nobody may approve a call of their own run")
     max_tool_result_bytes: int = Field(default=256 * 1024, ge=1024, description="Largest result of one tool call")
+    max_state_bytes: int = Field(default=64 * 1024, ge=1024, le=256 * 1024, description="Largest shared state")
+    on_expiry: Literal["continue", "fail"] = Field(
+        default="continue", description="What a run does when a pending tool call expires: go on without it, or fail"
+    )
 
 
 class WorkerSettings(Section):

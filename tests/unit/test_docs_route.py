@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
-from callboard_actors.decide import HANDLERS, answers, decide
+from callboard_actors.decide import HANDLERS, decide
 from callboard_actors.replies import _ANSWERS
 from callboard_actors.settle import Fate, Unreadable, fate_of
 from callboard_runtime.config.specs import AgentRow, AgentSpec, ModelSpec, PromptsSpec, TaskSpec, ToolSpec, WorkflowSpec
@@ -19,6 +19,7 @@ from callboard_runtime.config.static import FILES, load_static
 from callboard_runtime.config.templates import VARIABLES
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain import events as e
+from callboard_runtime.domain import tool_correlation
 from callboard_runtime.domain.run_input import MultitaskStrategy
 from callboard_runtime.domain.state_snapshot import (
     OPEN_CALLS,
@@ -75,7 +76,7 @@ def test_the_statuses_of_runs_are_all_there() -> None:
 def test_the_answers_and_what_they_make_of_a_call_are_those_of_the_code() -> None:
     table = docs.table(docs.ROUTE, "call was")
     told = {(docs.spans(was)[0], docs.spans(answer)[0]): docs.spans(becomes)[0] for was, answer, becomes in table.rows}
-    assert told == {(was.value, answer): becomes.value for (was, answer), becomes in answers._MEANS.items()}
+    assert told == {(was.value, answer): becomes.value for (was, answer), becomes in tool_correlation._MEANS.items()}
 
 
 def test_the_strategies_are_all_there() -> None:

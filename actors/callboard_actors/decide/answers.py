@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from callboard_actors.decide.endings import end_by_force
 from callboard_actors.decide.pauses import resume
 from callboard_actors.decide.turn import Turn
 from callboard_runtime.domain import events as e
@@ -122,7 +123,7 @@ def _audit(turn: Turn, who: str, action: str, subject: str, details: dict[str, A
 
 
 def expire_tool_calls(turn: Turn, _: ExpireToolCalls) -> None:
-    """Settle the calls whose time is over; the run goes on without their results."""
+    """Settle the calls whose time is over; the run goes on without their results, or fails, as configured."""
     run, now = turn.snapshot.active, turn.facts.now
     if run is None or run.status is not RunStatus.AWAITING_INPUT:
         return
@@ -133,6 +134,11 @@ def expire_tool_calls(turn: Turn, _: ExpireToolCalls) -> None:
         if call.mode is ToolMode.FRONTEND_EXECUTE:
             turn.append_messages(run, (_tool_message(expired, None),))
         _audit(turn, "sweeper", "tool_call.expired", call.tool_call_id, {"tool": call.tool_name})
+    if due and turn.facts.policy.fail_on_expiry:
+        names = ", ".join(call.tool_name for call in due)
+        why = f"Nobody answered in time: {names}."
+        end_by_force(turn, e.RunEnded(run.run_id, RunStatus.FAILED, "TOOL_CALL_EXPIRED", why))
+        return
     _resume_when_complete(turn, run.leg_run_id, "", bool(due))
 
 

@@ -100,8 +100,12 @@ def begin_step(turn: Turn, command: BeginStep) -> None:
 
 
 def record_step(turn: Turn, command: RecordStep) -> None:
-    if not is_repeated(turn.snapshot, command):
-        apply_work(turn, command, command.records, command.messages)
+    """Keep what steps came to, with the shared state as they left it."""
+    if is_repeated(turn.snapshot, command):
+        return
+    apply_work(turn, command, command.records, command.messages)
+    if command.state is not None:
+        turn.say(e.StateChanged(command.state))
 
 
 def append_events(turn: Turn, command: AppendEvents) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+
 from callboard_actors.decide.endings import activate_next, end_by_force
 from callboard_actors.decide.turn import Turn
 from callboard_runtime.domain import events as e
@@ -16,6 +18,7 @@ from callboard_runtime.domain.state_snapshot import (
     SessionStatus,
     ToolCallStatus,
 )
+from callboard_runtime.domain.tool_policy import DELEGATION, check_names
 from callboard_runtime.errors import (
     AwaitingInput,
     Gone,
@@ -24,6 +27,7 @@ from callboard_runtime.errors import (
     NotFound,
     RunIdConflict,
     SessionBusy,
+    TooLarge,
     TooLate,
 )
 
@@ -38,8 +42,7 @@ def accept_run(turn: Turn, command: AcceptRun) -> None:
     _check_session(turn, command)
     if turn.facts.config_error is not None:
         raise turn.facts.config_error
-    if not command.input.messages and not turn.snapshot.message_count:
-        raise InvalidInput("messages: a new session needs at least one user message")
+    _check_input(turn, command)
     _make_room(turn, command.strategy)
     _queue_and_activate(turn, command)
 
@@ -63,6 +66,18 @@ def _check_session(turn: Turn, command: AcceptRun) -> None:
         raise Gone(f"session {command.thread_id!r} was deleted; its id is not used again")
     if not turn.snapshot.session_id:
         turn.say(e.SessionOpened(command.session_id, command.user_id, command.thread_id))
+
+
+def _check_input(turn: Turn, command: AcceptRun) -> None:
+    """Raises InvalidInput or TooLarge, naming the field."""
+    if not command.input.messages and not turn.snapshot.message_count:
+        raise InvalidInput("messages: a new session needs at least one user message")
+    config = turn.facts.config or {}
+    managed = DELEGATION if config.get("process") == "hierarchical" else ()
+    check_names(command.input.tools, (*config.get("tools", ()), *managed))
+    size, most = len(orjson.dumps(command.input.state)), turn.facts.policy.max_state_bytes
+    if size > most:
+        raise TooLarge(f"state: has {size} bytes; at most {most} are taken")
 
 
 def _make_room(turn: Turn, strategy: Strategy | None) -> None:
@@ -101,9 +116,11 @@ def cancel_run(turn: Turn, command: CancelRun) -> None:
     known = turn.facts.run
     if known is None or known.session_id != command.session_id:
         raise NotFound(f"there is no run {command.run_id!r}")
-    if known.status in ENDED:
+    if known.status in ENDED or known.status is RunStatus.CANCELLING:
         return
     _check_in_time(turn, command)
+    details = {"status": known.status, "reason": command.reason}
+    turn.say(e.Audited(command.user_id, "run.cancel", known.run_id, command.run_id, details))
     run = turn.snapshot.active
     if run is not None and run.run_id == known.run_id:
         request_cancel(turn)

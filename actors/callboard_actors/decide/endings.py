@@ -103,7 +103,9 @@ def activate_next(turn: Turn, given: RunInput | None = None) -> None:
     if turn.snapshot.active is not None or not turn.snapshot.queue:
         return
     run = turn.snapshot.queue[0]
-    turn.say(e.RunActivated(run, turn.facts.now + turn.facts.policy.start_deadline))
     given = given or turn.facts.next_input
+    # Clients that keep no state send an empty one: that must not wipe the session's.
+    state = given.state if given and given.state not in (None, {}) else turn.snapshot.shared_state
+    turn.say(e.RunActivated(run, turn.facts.now + turn.facts.policy.start_deadline, state))
     turn.append_messages(turn.active, given.messages if given else ())
     turn.say(e.RunDispatched(run.run_id, 1))

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import orjson
 
+from callboard_runtime.domain.tool_policy import wire_name
 from callboard_runtime.entry.brief import HistoryMessage
-from callboard_runtime.tools.spec import wire_name
 
 _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 

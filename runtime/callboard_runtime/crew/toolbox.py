@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from callboard_runtime.domain.tool_policy import wire_name
 from callboard_runtime.llm.libraries import BaseTool, sanitize_tool_name
 from callboard_runtime.tools.journaled import JournaledTool
-from callboard_runtime.tools.spec import Tool, wire_name
+from callboard_runtime.tools.spec import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Toolbox:
 
     @classmethod
     def of(cls, tools: Iterable[BaseTool]) -> Toolbox:
-        """The first of two tools with one wire name wins: the backend's come before the client's."""
+        """The first of two tools with one wire name counts; a run with such tools is not accepted."""
         offers: dict[str, Offer] = {}
         for tool in tools:
             offer = _offer(tool)

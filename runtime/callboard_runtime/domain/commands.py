@@ -137,6 +137,7 @@ class RecordStep(_AttemptCommand):
     type: Literal["RecordStep"] = "RecordStep"
     records: tuple[StepRecord, ...]
     messages: tuple[NewMessage, ...] = ()
+    state: Any = None  # the shared state as these steps left it; None: they did not change it
 
 
 class AppendEvents(_AttemptCommand):

@@ -42,6 +42,7 @@ class RunActivated:
 
     run: QueuedRun
     deadline: datetime
+    state: Any = None  # the shared state that it begins with
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,22 @@
-"""Where a tool call runs: in the browser, on the backend, or on the backend after a human approves."""
+"""Where a tool call runs: in the browser, on the backend, or on the backend after a human approves; and tools' names."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+from callboard_runtime.errors import InvalidInput
 
 FRONTEND_PREFIX = "ui."
 FRONTEND_SOURCE = "request.tools"
+DELEGATION = ("delegate_work_to_coworker", "ask_question_to_coworker")
+"""How a manager calls its agents."""
+
+_NOT_ON_THE_WIRE = re.compile(r"[^A-Za-z0-9_-]")
+MAX_WIRE_NAME = 64
 
 
 class ToolMode(StrEnum):
@@ -34,3 +44,18 @@ def classify_tool_call(name: str, source: str = "", requires_approval: bool = Fa
     if requires_approval:
         return ToolDecision(name, ToolMode.BACKEND_APPROVAL_INTERRUPT, "this tool needs a human's approval first")
     return ToolDecision(name, ToolMode.BACKEND_DIRECT_EXECUTE, "this tool runs on the backend at once")
+
+
+def wire_name(name: str) -> str:
+    """A tool's name in the alphabet that every provider takes; tools with one wire name cannot be told apart."""
+    return _NOT_ON_THE_WIRE.sub("_", name)[:MAX_WIRE_NAME]
+
+
+def check_names(declared: Iterable[Mapping[str, Any]], backend: Iterable[str]) -> None:
+    """Refuse a client's tool whose name is taken; raises InvalidInput naming its place in the request."""
+    taken = {wire_name(name): f"the backend's tool {name!r}" for name in backend}
+    for index, tool in enumerate(declared):
+        name = str(tool.get("name") or "")
+        if (holder := taken.get(wire_name(name))) is not None:
+            raise InvalidInput(f"tools.{index}.name: {name!r} is taken by {holder}; choose another name")
+        taken[wire_name(name)] = f"tools.{index}.name"

@@ -59,6 +59,7 @@ class RunBrief:
     history: tuple[HistoryMessage, ...] = ()
     journal: tuple[JournalRow, ...] = ()  # in the order of their commits
     deadline: datetime | None = None
-    shared_state: Any = None
+    initial_state: Any = None  # the shared state when the run began: what its prompts show, in every attempt
+    shared_state: Any = None  # as the recorded steps left it
     answers: tuple[PendingToolCall, ...] = ()  # the settled calls of the pauses so far, for a resumed leg
     log_before: EventId = ORIGIN  # the last event before this epoch

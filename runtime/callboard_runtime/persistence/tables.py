@@ -138,6 +138,7 @@ class RunRow(Base):
     digest: Mapped[str]
     input: Mapped[dict[str, Any]]
     config: Mapped[dict[str, Any]]
+    initial_state: Mapped[Any | None]  # the shared state that it began with
     status: Mapped[str]
     leg: Mapped[int] = mapped_column(server_default=text("1"))
     error_code: Mapped[str | None]
@@ -315,3 +316,15 @@ class AuditRow(Base):
     run_id: Mapped[UUID | None]
     subject: Mapped[str | None]
     details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+
+
+class DemoRefundRow(Base):
+    """What the demonstration tool `issue_refund` did; its tool call's id keeps it from being done twice."""
+
+    __tablename__ = "demo_refunds"
+
+    tool_call_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    order_id: Mapped[str]
+    amount: Mapped[Decimal]
+    created_at: Mapped[datetime] = _now()

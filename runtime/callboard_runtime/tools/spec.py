@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -11,12 +10,10 @@ from uuid import UUID
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, best_match  # pyright: ignore[reportUnknownVariableType]
 
-from callboard_runtime.domain.tool_policy import FRONTEND_SOURCE, ToolDecision, classify_tool_call
+from callboard_runtime.domain.tool_policy import FRONTEND_SOURCE, ToolDecision, classify_tool_call, wire_name
 from callboard_runtime.errors import InvalidInput
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
-_NOT_ON_THE_WIRE = re.compile(r"[^A-Za-z0-9_-]")
-MAX_WIRE_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +60,6 @@ class Tool:
             "parameters": dict(self.parameters),
         }
         return {"type": "function", "function": function}
-
-
-def wire_name(name: str) -> str:
-    """A tool's name in the alphabet that every provider takes."""
-    return _NOT_ON_THE_WIRE.sub("_", name)[:MAX_WIRE_NAME]
 
 
 def frontend_tools(declared: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
