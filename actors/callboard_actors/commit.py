@@ -43,14 +43,20 @@ async def commit(
     Raises FencedOut when the partition or one of the sessions has another writer, RunIdTaken when a run id is
     another session's, Unavailable when the database is away (then nobody knows whether the group was written).
     """
-    writes = Writes()
-    for versioned in group:
-        write(writes, versioned.decided, announce=announce)
-        _write_session(writes, versioned)
+    writes = rows_of(group, announce=announce)
     statement = Statement(writes, partition, partition_epoch)
     async with transaction(engine) as connection:
         await _execute(connection, statement, writes)
     return writes.outbox
+
+
+def rows_of(group: Sequence[Versioned], *, announce: bool = True) -> Writes:
+    """The rows of a group, ready to be written."""
+    writes = Writes()
+    for versioned in group:
+        write(writes, versioned.decided, announce=announce)
+        _write_session(writes, versioned)
+    return writes
 
 
 def _write_session(writes: Writes, versioned: Versioned) -> None:

@@ -14,24 +14,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from callboard_actors.commit import RunIdTaken, Versioned, commit
+from callboard_actors.commit import RunIdTaken, Versioned
 from callboard_actors.decide import decide
 from callboard_actors.evolve import evolve
 from callboard_actors.facts import Facts
-from callboard_actors.gather import AgentRows, Gatherer
 from callboard_actors.replies import Decided, answer
 from callboard_actors.sessions import Held, Sessions
 from callboard_actors.settle import Envelope, Replier, Unreadable, settle
+from callboard_actors.store import Store
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.commands import Command, FailRun, Reply, decode_command
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.errors import CallboardError, FencedOut, Refused, Unavailable
-from callboard_runtime.persistence.database import connect
 from callboard_runtime.settings import Settings
-from callboard_runtime.stream.tail import TailStore
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +39,8 @@ PATIENCE = (0.05, 0.1, 0.25, 0.5, 1.0)  # seconds between tries while a service 
 class Services:
     """What a partition works with; `committed` gets the outbox rows of each commit, right after it."""
 
-    engine: AsyncEngine
+    store: Store
     settings: Settings
-    tail: TailStore
     replier: Replier
     committed: Callable[[Sequence[OutboxItem]], None]
 
@@ -72,8 +67,7 @@ class PartitionMailboxes:
         self._partition = partition
         self._partition_epoch = partition_epoch
         self._services = services
-        self._gatherer = Gatherer(services.settings, services.tail)
-        self._sessions = Sessions(services.engine, max(16, services.settings.actors.cache_sessions // PARTITIONS))
+        self._sessions = Sessions(services.store.load, max(16, services.settings.actors.cache_sessions // PARTITIONS))
         self._waiting: dict[UUID, deque[Pending]] = {}
         self._ready: deque[UUID] = deque()  # sessions with something waiting and nothing in work
         self._wake = asyncio.Event()
@@ -206,7 +200,8 @@ class PartitionMailboxes:
 
     async def _decide_and_commit(self, group: Sequence[Pending]) -> list[Outcome]:
         held = await self._sessions.read([pending.command.session_id for pending in group])
-        facts = await self._gather(group, held)
+        store = self._services.store
+        facts = await store.gather([(held[p.command.session_id].snapshot, p.command) for p in group])
         decided: list[Versioned] = []
         outcomes: list[Outcome] = []
         for pending, known in zip(group, facts, strict=True):
@@ -220,25 +215,10 @@ class PartitionMailboxes:
         await self._commit(decided)
         return outcomes
 
-    async def _gather(self, group: Sequence[Pending], held: dict[UUID, Held]) -> list[Facts]:
-        gatherer = self._gatherer
-        wanting = [gatherer.needs_reads(held[p.command.session_id].snapshot, p.command) for p in group]
-        if not any(wanting):
-            return [gatherer.bare() for _ in group]
-        async with connect(self._services.engine) as db:
-            agents = AgentRows(db)
-            return [
-                await gatherer.gather(db, agents, held[p.command.session_id].snapshot, p.command)
-                if reads
-                else gatherer.bare()
-                for p, reads in zip(group, wanting, strict=True)
-            ]
-
     async def _commit(self, decided: Sequence[Versioned]) -> None:
         """Write the group, even an empty one: an answer from memory is only true while the partition is ours."""
         try:
-            services, announce = self._services, self._services.settings.events.enabled
-            outbox = await commit(services.engine, self._partition, self._partition_epoch, decided, announce=announce)
+            outbox = await self._services.store.commit(self._partition, self._partition_epoch, decided)
         except RunIdTaken:
             logger.info("a run id was taken meanwhile", extra={"action": "run_id_taken"})
             raise
@@ -246,7 +226,7 @@ class PartitionMailboxes:
             session_id = versioned.decided.command.session_id
             self._sessions.replace(session_id, Held(versioned.decided.after, versioned.version + 1))
             if any(isinstance(event, e.SessionDeleted) for event in versioned.decided.events):
-                self._later(self._services.tail.delete(session_id))
+                self._later(self._services.store.forget(session_id))
         self._services.committed(outbox)
 
     def _later(self, work: object) -> None:

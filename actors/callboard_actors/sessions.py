@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from callboard_runtime.domain.state_snapshot import StateSnapshot
-from callboard_runtime.persistence.database import connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +24,21 @@ NEW = Held(StateSnapshot(), 0)
 class Sessions:
     """A bounded cache in order of use; what is in it is committed."""
 
-    def __init__(self, engine: AsyncEngine, limit: int) -> None:
-        self._engine = engine
+    def __init__(self, load: Callable[[Sequence[UUID]], Awaitable[Mapping[UUID, Held]]], limit: int) -> None:
+        self._load = load
         self._limit = limit
         self._held: OrderedDict[UUID, Held] = OrderedDict()
 
     async def read(self, ids: Sequence[UUID]) -> dict[UUID, Held]:
-        """The states of `ids`, from memory or from one query; raises Unavailable."""
+        """The states of `ids`, from memory or from one look at the store; raises Unavailable."""
         missing = [session_id for session_id in ids if session_id not in self._held]
+        known = {session_id: self._held[session_id] for session_id in ids if session_id in self._held}
         if missing:
-            await self._load(missing)
-        return {session_id: self._held.get(session_id, NEW) for session_id in ids}
-
-    async def _load(self, ids: list[UUID]) -> None:
-        async with connect(self._engine) as db:
-            rows = (await db.execute(_LOAD, {"ids": ids})).all()
-        for row in rows:
-            self.replace(row.id, Held(StateSnapshot.load(row.state_snapshot), row.state_version))
+            known |= await self._load(missing)
+            for session_id in missing:
+                if session_id in known:
+                    self.replace(session_id, known[session_id])
+        return {session_id: known.get(session_id, NEW) for session_id in ids}
 
     def replace(self, session_id: UUID, held: Held) -> None:
         self._held[session_id] = held
@@ -56,9 +50,3 @@ class Sessions:
         """Read these again next time: nobody knows whether their last commit took effect."""
         for session_id in ids:
             self._held.pop(session_id, None)
-
-
-_LOAD = text(
-    """SELECT id, COALESCE(state_snapshot, '{}'::jsonb) AS state_snapshot, state_version
-       FROM sessions WHERE id = ANY(:ids)"""
-)

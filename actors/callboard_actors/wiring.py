@@ -22,6 +22,7 @@ from callboard_actors.dead_letters import DeadLetterWatch
 from callboard_actors.mailbox import PartitionMailboxes, Services
 from callboard_actors.publisher import ActorPublisher
 from callboard_actors.relay import OutboxRelay
+from callboard_actors.store import PostgresStore
 from callboard_actors.sweeper import Sweeper
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.domain.ids import new_id
@@ -96,7 +97,7 @@ async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: Asyn
     stack.push_async_callback(commands.close)
     relay = OutboxRelay(engine, settings, name, publisher, lanes, tail)
     stack.push_async_callback(relay.stop)
-    services = Services(engine=engine, settings=settings, tail=tail, replier=publisher, committed=relay.committed)
+    services = Services(PostgresStore(engine, settings, tail), settings, replier=publisher, committed=relay.committed)
     app = ActorApp(build_broker(amqp_url, name), engine, settings, name, partial(_mailboxes, services))
     stack.push_async_callback(app.stop)
     await _until_there("the broker", app.start)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors.mailbox import PartitionMailboxes, Services
 from callboard_actors.settle import Envelope
+from callboard_actors.store import PostgresStore
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import EventBatch, batch
@@ -65,7 +66,9 @@ class Actor:
         """Own the partition anew; the former mailboxes are fenced from here on."""
         async with self.engine.begin() as db:
             epoch = await db.scalar(text(TAKE), {"p": self.partition})
-        services = Services(self.engine, self.settings, self.tail, self.replies, self._committed)
+        services = Services(
+            PostgresStore(self.engine, self.settings, self.tail), self.settings, self.replies, self._committed
+        )
         self.mailboxes = PartitionMailboxes(self.partition, epoch or 0, services)
         return self.mailboxes
 
