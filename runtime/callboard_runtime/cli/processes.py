@@ -39,6 +39,8 @@ PROCESSES = (
     ),
 )
 
+LOAD = Process("load", "Load a deployment with runs, and check every event.", "client")
+
 
 def add_processes(app: typer.Typer) -> None:
     """Add the commands that are there, in order, and any that other packages bring."""
@@ -49,6 +51,11 @@ def add_processes(app: typer.Typer) -> None:
         target = process.target or entry_points.get(process.name)
         if target is not None and _exists(target):
             _add(app, process, target)
+
+
+def add_load(app: typer.Typer) -> None:
+    """Add the load tester, which starts no process but needs packages of its own."""
+    _add(app, LOAD, "callboard_runtime.cli.load:load")
 
 
 def _exists(target: str) -> bool:
