@@ -307,14 +307,6 @@ async def test_a_frontend_tool_without_a_schema_is_refused_by_name(settings: Set
         prepare(brief("hi", tools=({"name": "x", "parameters": {"type": "nonsense"}},)), settings).runtime.build_crew()
 
 
-async def test_the_backends_tool_wins_over_a_clients_of_the_same_name(settings: Settings, ran_tools: list[Any]) -> None:
-    given = brief('call add with {"a": 1}', with_tools(ADD), tools=({"name": "add", "description": "mine"},))
-    ran = await run(given, settings)
-    assert ran.outcome is not None
-    assert ran.outcome.status == "finished"
-    assert len(ran_tools) == 1
-
-
 async def test_direct_calls_of_a_turn_run_side_by_side(settings: Settings) -> None:
     (settings.config.dir / "pair.py").write_text(  # type: ignore[operator]
         "import threading\nbarrier = threading.Barrier(2, timeout=20)\n"

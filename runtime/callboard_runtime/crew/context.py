@@ -15,6 +15,7 @@ from callboard_runtime.crew.pause import StopSignal
 from callboard_runtime.crew.ports import Journal
 from callboard_runtime.crew.stages import StageSteps
 from callboard_runtime.settings import RunSettings
+from callboard_runtime.tools.state import SharedState
 
 if TYPE_CHECKING:
     from callboard_runtime.crew.turn import Turn
@@ -51,6 +52,7 @@ class RunContext:
     run_id: UUID | None = None
     leg_run_id: str = ""
     deadline: datetime | None = None
+    state: SharedState = field(default_factory=SharedState)
     # Tool calls whose process died inside the tool, and the epoch in which it was started last.
     unknown: Mapping[str, int] = field(default_factory=dict[str, int])
 

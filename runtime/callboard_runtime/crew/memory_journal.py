@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from callboard_runtime.domain.commands import StepBegin, StepRecord
 from callboard_runtime.domain.event_batch import AguiEvent
@@ -19,11 +20,13 @@ class MemoryJournal:
         self.begun: list[StepBegin] = []
         self.recorded: list[StepRecord] = []
         self.messages: list[NewMessage] = []
+        self.state: Any = None  # the shared state that was recorded last
 
     async def begin(self, *steps: StepBegin) -> None:
         self.begun.extend(steps)
 
-    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = ()) -> None:
+    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = (), state: Any = None) -> None:
+        self.state = self.state if state is None else state
         self.recorded.extend(records)
         self.messages.extend(messages)
 

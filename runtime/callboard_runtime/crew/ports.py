@@ -36,8 +36,8 @@ class Journal(Protocol):
         """Commit that the steps are about to start; raises StaleEpoch, RunCancelling or Unavailable."""
         ...
 
-    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = ()) -> None:
-        """Commit what begun steps came to, with the message rows they make."""
+    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = (), state: Any = None) -> None:
+        """Commit what begun steps came to, with the message rows they make and, if they changed it, the state."""
         ...
 
     def find(self, key: str) -> JournalEntry | None:

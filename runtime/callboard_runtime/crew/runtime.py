@@ -38,6 +38,7 @@ from callboard_runtime.llm.scripted import register
 from callboard_runtime.settings import Settings
 from callboard_runtime.tools.registry import backend_tool
 from callboard_runtime.tools.spec import Tool, frontend_tools
+from callboard_runtime.tools.state import SharedState
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class CrewAIRuntime:
         brief = self._brief
         return {
             "message": text,
-            "state": _json(brief.shared_state if brief else None),
+            "state": _json(brief.initial_state if brief else None),
             "context": _json(list(brief.input.context) if brief else []),
             "thread_id": brief.thread_id if brief else "",
             "run_id": brief.leg_run_id if brief else "",
@@ -222,6 +223,7 @@ class CrewAIRuntime:
         if (brief := self._brief) is not None:
             run.user_id, run.thread_id, run.run_id = brief.user_id, brief.thread_id, brief.run_id
             run.leg_run_id = brief.leg_run_id
+            run.state = SharedState(brief.shared_state, self._settings.runs.max_state_bytes)
             run.unknown = _unknown_calls(brief)
         run.turn = Turn(run)
         return run

@@ -26,6 +26,7 @@ from callboard_runtime.errors import CallboardError
 from callboard_runtime.llm.messages import ModelAnswer, ToolCall
 from callboard_runtime.tools.execute import ToolResult, execute, failure
 from callboard_runtime.tools.spec import ToolContext
+from callboard_runtime.tools.state import StateChange, StateError, StateView
 
 _AS_STATUS = {
     ToolMode.FRONTEND_EXECUTE: ToolCallStatus.PENDING_RESULT,
@@ -102,9 +103,20 @@ class Turn:
         if (problem := offer.tool.problem(arguments)) is not None:
             return await self._record(call, failure(problem), begin=True)
         await self._begin(call)
-        context = ToolContext(call.id, call.name, self._run.user_id, self._run.thread_id, self._run.run_id)
-        result = await execute(offer.tool, arguments, context, self._run.settings.max_tool_result_bytes)
-        return await self._record(call, result)
+        run, view = self._run, self._run.state.view()
+        context = ToolContext(call.id, call.name, run.user_id, run.thread_id, run.run_id, view)
+        result = await execute(offer.tool, arguments, context, run.settings.max_tool_result_bytes)
+        result, change = self._changed(result, view)
+        return await self._record(call, result, change=change)
+
+    def _changed(self, result: ToolResult, view: StateView) -> tuple[ToolResult, StateChange | None]:
+        """The result with what it does to the shared state; a failed tool does nothing to it."""
+        if result.failed:
+            return result, None
+        try:
+            return result, self._run.state.take(view)
+        except StateError as error:
+            return failure(f"the tool ran, but its change is lost, as another one was faster: {error}"), None
 
     async def _delegated(self, call: ToolCall, offer: Offer, arguments: dict[str, Any]) -> ToolResult:
         """Let a coworker do it: its steps are journaled one by one, so it is entered again in every replay."""
@@ -144,18 +156,29 @@ class Turn:
             StepBegin(key=step_key(call.id), kind="tool", name=call.name, digest=_digest(call), tool_call_id=call.id)
         )
 
-    async def _record(self, call: ToolCall, result: ToolResult, *, begin: bool = False) -> ToolResult:
+    async def _record(
+        self, call: ToolCall, result: ToolResult, *, begin: bool = False, change: StateChange | None = None
+    ) -> ToolResult:
         if begin:
             await self._begin(call)
         message_id = str(uuid.uuid4())
         self._run.steps.live()
         self._run.stream.call_result(call.id, result.content, message_id)
+        if change is not None:
+            self._show(change)
         message = NewMessage(
             message_id=message_id, role="tool", content=result.content, tool_call_id=call.id, name=call.name
         )
         content = {"content": result.content, "failed": result.failed, "message_id": message_id}
-        await self._run.journal.record(StepRecord(key=step_key(call.id), result=content), messages=(message,))
+        record = StepRecord(key=step_key(call.id), result=content)
+        await self._run.journal.record(record, messages=(message,), state=change.value if change else None)
         return result
+
+    def _show(self, change: StateChange) -> None:
+        if change.operations is None:
+            self._run.stream.state_snapshot(change.value)
+        else:
+            self._run.stream.state_delta(change.operations)
 
     def _pause(self, call: ToolCall, arguments: dict[str, Any], mode: ToolMode) -> RunPaused:
         now = utcnow()

@@ -1,4 +1,4 @@
-"""Where a tool call runs: in the browser, on the backend, or on the backend after a human approves; and tools' names."""
+"""Where a tool call runs: in the browser, on the backend, or there after a human approves; and tools' names."""
 
 from __future__ import annotations
 

@@ -107,12 +107,14 @@ class Attempt:
             self.halt(Halt.CANCELLED)
             raise RunCancelling
 
-    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = ()) -> None:
-        """Record what steps came to, with the messages they made; returns once that is committed.
+    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = (), state: Any = None) -> None:
+        """Record what steps came to, with the messages they made and the state; returns once that is committed.
 
         Works while the run is being cancelled, too. Raises StaleEpoch, TooLarge, Unavailable past the deadline.
         """
-        answer = await self._ordered(lambda frame: RecordStep(**frame, records=records, messages=tuple(messages)))
+        answer = await self._ordered(
+            lambda frame: RecordStep(**frame, records=records, messages=tuple(messages), state=state)
+        )
         if answer.cancelling:
             self.halt(Halt.CANCELLED)
 

@@ -12,6 +12,7 @@ from jsonschema.exceptions import SchemaError, best_match  # pyright: ignore[rep
 
 from callboard_runtime.domain.tool_policy import FRONTEND_SOURCE, ToolDecision, classify_tool_call, wire_name
 from callboard_runtime.errors import InvalidInput
+from callboard_runtime.tools.state import StateView
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
 
@@ -25,6 +26,23 @@ class ToolContext:
     user_id: str
     thread_id: str
     run_id: UUID | None
+    _state: StateView = field(default_factory=StateView, repr=False)
+
+    @property
+    def state(self) -> Any:
+        """A copy of the shared state, with this call's own changes."""
+        return self._state.value
+
+    def patch_state(self, operations: Iterable[Mapping[str, Any]]) -> None:
+        """Change the shared state by RFC 6902 operations; raises StateError (a ValueError), then nothing is changed.
+
+        Clients see the change with the tool's result; a tool that fails changes nothing.
+        """
+        self._state.patch(operations)
+
+    def set_state(self, value: Any) -> None:
+        """Replace the shared state by `value`, an object or a list; the rest is as for `patch_state`."""
+        self._state.replace(value)
 
 
 @dataclass(frozen=True, slots=True)
