@@ -11,9 +11,11 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
+from callboard_actors import announcements
 from callboard_actors.decide import HANDLERS, decide
 from callboard_actors.replies import _ANSWERS
 from callboard_actors.settle import Fate, Unreadable, fate_of
+from callboard_runtime.broker import topology
 from callboard_runtime.config.specs import AgentRow, AgentSpec, ModelSpec, PromptsSpec, TaskSpec, ToolSpec, WorkflowSpec
 from callboard_runtime.config.static import FILES, load_static
 from callboard_runtime.config.templates import VARIABLES
@@ -124,6 +126,17 @@ def test_what_becomes_of_a_message_is_decided_as_told() -> None:
     assert set(told) == set(fates)
     for case, outcome in fates.items():
         assert told[case].startswith(words[fate_of(outcome)]), case
+
+
+def test_integrations_are_told_what_the_page_says() -> None:
+    told = {docs.spans(cell)[0] for cell in docs.table(docs.ROUTE, "name").column("name")}
+    assert told == {"started", "interrupted", *announcements._ENDS.values()}
+    assert topology.run_event_key("t-1", "a.b", "started") == "session.t-1.run.a%2Eb.started"
+
+
+def test_the_requests_of_integrations_are_those_of_the_page() -> None:
+    told = [docs.spans(cell)[0] for cell in docs.table(docs.ROUTE, "routing key").column("routing key")]
+    assert tuple(told) == topology.INGRESS_KEYS
 
 
 # -- tool results that do not match -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from callboard_http.run_request import parse_run_request
 from callboard_runtime.broker import topology
 from callboard_runtime.cli import build_app
-from callboard_runtime.cli.processes import PROCESSES, _load
+from callboard_runtime.cli.processes import LOAD, PROCESSES, _load
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.settings import PREFIX, Settings
 from unit import docs_pages as docs
@@ -64,6 +64,8 @@ def test_queues_and_exchanges_are_those_of_the_topology() -> None:
         topology.DEAD_QUEUE,
         topology.LANE_EXCHANGE,
         topology.CONTROL_EXCHANGE,
+        topology.INGRESS_QUEUE,
+        topology.EVENTS_EXCHANGE,
     }
     assert f"{PARTITIONS} partition queues" in docs.RUNBOOK.read_text()
 
@@ -106,9 +108,13 @@ def test_there_are_commands_to_check() -> None:
 def _callboard(words: list[str]) -> None:
     """The command exists and takes these arguments; a text may name one without any."""
     command: Any = typer.main.get_command(build_app())
-    process = next((process for process in PROCESSES if process.name == words[0]), None)
+    process = next((process for process in (*PROCESSES, LOAD) if process.name == words[0]), None)
     if process is not None:
-        targets = {"http": "callboard_http.cli:http", "actors": "callboard_actors.cli:actors"}
+        targets = {
+            "http": "callboard_http.cli:http",
+            "actors": "callboard_actors.cli:actors",
+            "load": "callboard_runtime.cli.load:load",
+        }
         command, words = _load(process, process.target or targets[process.name]), words[1:]
     while hasattr(command, "commands") and words:
         command, words = command.commands[words[0]], words[1:]
