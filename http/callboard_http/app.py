@@ -10,11 +10,14 @@ from collections.abc import AsyncGenerator
 
 from aiohttp import web
 
+from callboard_http.accept import Acceptance
 from callboard_http.auth import Authenticator
 from callboard_http.cors import name_origin, preflight
 from callboard_http.deps import DEPS, SERVICES, Deps, Services
 from callboard_http.event_log import EventLog
 from callboard_http.hub import EventHub
+from callboard_http.ingress import Ingress
+from callboard_http.ingress_requests import IngressRequests
 from callboard_http.limits import Limits
 from callboard_http.open_streams import OpenStreams
 from callboard_http.positions import Positions
@@ -22,6 +25,7 @@ from callboard_http.problems import problems
 from callboard_http.reader import Sources
 from callboard_http.records import Records
 from callboard_http.routes import ROUTES
+from callboard_http.run_commands import RunCommands
 from callboard_http.tickets import Tickets
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.persistence.database import create_engine
@@ -60,13 +64,30 @@ async def _services(app: web.Application) -> AsyncGenerator[None]:
     heartbeat = Heartbeat(settings.required_database_url(), name, "http", interval=settings.worker.heartbeat)
     heartbeat.start()
     app[SERVICES] = Services(engine, records, commands, Sources(log, Positions(log), tail, hub), limits)
+    ingress = await _start_ingress(app, name)
     yield
     await asyncio.to_thread(heartbeat.stop)
+    if ingress is not None:
+        await ingress.close()
     await hub.close()
     await commands.close()
     if redis is not None:
         await redis.aclose()
     await engine.dispose()
+
+
+async def _start_ingress(app: web.Application, name: str) -> Ingress | None:
+    """Take requests from the broker, too, unless that is switched off."""
+    deps, services = app[DEPS], app[SERVICES]
+    if not deps.settings.ingress.enabled:
+        return None
+    acceptance = Acceptance(services.commands, services.records, deps.settings)
+    commands = RunCommands(acceptance, services.records, services.limits, deps.settings)
+    requests = IngressRequests(deps.authenticator, commands, services.limits, deps.settings)
+    ingress = Ingress(deps.settings, f"{name}-ingress", requests)
+    await ingress.start(BROKER_WAIT if services.commands.connected else 0)
+    deps.metrics.ingress = ingress.counts
+    return ingress
 
 
 async def _drain(app: web.Application) -> None:

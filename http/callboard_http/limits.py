@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,25 +23,41 @@ BUSY_RETRY = 5  # seconds that a client is told to wait when too many runs are q
 
 
 class Limits:
-    """Runs per user and minute, counted in Redis for all fronts together, and waiting runs, counted in the database."""
+    """Runs per user and minute, counted in Redis for all fronts together, and waiting runs, counted in the database.
+
+    The database is asked once a second, so that within a second a few more are let in than the limit says.
+    """
 
     def __init__(self, settings: HttpSettings, records: Records, redis: Redis | None, prefix: str) -> None:
         self._settings, self._records = settings, records
         self._redis, self._prefix = redis, prefix
         self._local: Counter[str] = Counter()
         self._local_window = 0
-        self._queued, self._counted_at = 0, float("-inf")
+        self._queued: Mapping[str, int] = {}  # waiting runs by user
+        self._counted_at = float("-inf")
         self._counting = asyncio.Lock()
 
     async def admit_run(self, user_id: str) -> None:
-        """Raises LimitExceeded with the seconds until the window ends, or Unavailable when too many runs wait."""
+        """Both of the following: what a request is to pass before anything of it is accepted."""
+        await self.count_run(user_id)
+        await self.check_backlog(user_id)
+
+    async def count_run(self, user_id: str) -> None:
+        """Count a run of the user; raises LimitExceeded with the seconds until the window ends."""
         now = time.time()
         window = int(now // WINDOW)
         if await self._count(user_id, window) > self._settings.runs_per_minute:
             wait = max(1, int((window + 1) * WINDOW - now))
             limit = self._settings.runs_per_minute
             raise LimitExceeded(f"at most {limit} runs may be started per minute", retry_after=wait)
-        if await self._waiting() >= self._settings.max_queued_runs:
+
+    async def check_backlog(self, user_id: str) -> None:
+        """Raises LimitExceeded when too many runs of the user wait, Unavailable when too many of all users do."""
+        waiting, most = await self._waiting(), self._settings.max_queued_runs_per_user
+        if waiting.get(user_id, 0) >= most:
+            message = f"{most} of your runs wait for a worker; nothing was accepted"
+            raise LimitExceeded(message, retry_after=BUSY_RETRY)
+        if sum(waiting.values()) >= self._settings.max_queued_runs:
             raise Unavailable("too many runs wait for a worker; nothing was accepted", retry_after=BUSY_RETRY)
 
     async def ping(self) -> None:
@@ -70,7 +87,7 @@ class Limits:
         self._local[user_id] += 1
         return self._local[user_id]
 
-    async def _waiting(self) -> int:
+    async def _waiting(self) -> Mapping[str, int]:
         async with self._counting:
             if time.monotonic() - self._counted_at > QUEUE_LOOK:
                 self._queued = await self._records.queued_runs(self._settings.max_queued_runs)

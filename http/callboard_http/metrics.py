@@ -13,6 +13,7 @@ class Metrics:
     events_sent: int = 0
     runs_accepted: int = 0
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # (route, status)
+    ingress: Counter[tuple[str, int]] = field(default_factory=Counter)  # (routing key, status)
 
     def render(self, open_streams: int) -> str:
         lines = [
@@ -24,6 +25,12 @@ class Metrics:
         ]
         for (route, status), count in sorted(self.requests.items()):
             lines.append(f'callboard_http_requests_total{{route="{route}",status="{status}"}} {count}')
+        lines += [
+            "# HELP callboard_http_ingress_total Answered requests from the broker.",
+            "# TYPE callboard_http_ingress_total counter",
+        ]
+        for (key, status), count in sorted(self.ingress.items()):
+            lines.append(f'callboard_http_ingress_total{{key="{key}",status="{status}"}} {count}')
         return "\n".join(lines) + "\n"
 
 

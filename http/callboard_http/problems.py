@@ -42,18 +42,17 @@ def problem(request: web.Request, error: CallboardError) -> web.Response:
     return _problem(request, error.status, error.code, error.message, error.retry_after)
 
 
+def document(status: int, code: str, detail: str, instance: str, **more: str | int) -> dict[str, str | int]:
+    """The members of a problem; `instance` is what was asked for."""
+    title = HTTPStatus(status).phrase
+    about = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return {**about, "instance": instance, "code": code, **more}
+
+
 def _problem(
     request: web.Request, status: int, code: str, detail: str, retry_after: int | None = None, **more: str
 ) -> web.Response:
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": request.path,
-        "code": code,
-        **more,
-    }
+    body = document(status, code, detail, request.path, **more)
     response = web.Response(status=status, body=orjson.dumps(body), content_type=CONTENT_TYPE)
     wait = retry_after or (1 if status == HTTPStatus.SERVICE_UNAVAILABLE else None)
     if wait:

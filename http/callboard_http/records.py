@@ -69,7 +69,9 @@ _KNOWN_MESSAGES = text("SELECT message_id FROM messages WHERE session_id = :sess
 _SESSION_STATE = text(
     "SELECT state_snapshot, deleted_at IS NOT NULL AS deleted FROM sessions WHERE id = :id AND user_id = :user_id"
 )
-_QUEUED = text("SELECT count(*) FROM (SELECT 1 FROM runs WHERE status = 'queued' LIMIT :most) waiting")
+_QUEUED = text("""
+SELECT user_id, count(*) FROM (SELECT user_id FROM runs WHERE status = 'queued' LIMIT :most) waiting GROUP BY user_id
+""")
 _AUDIT = text("""
 INSERT INTO audit_log (id, actor, action, session_id, run_id, subject, details)
 VALUES (:id, :actor, :action, :session_id, :run_id, :subject, '{}')
@@ -107,10 +109,11 @@ class Records:
             return None
         return StateSnapshot.load(row["state_snapshot"])
 
-    async def queued_runs(self, most: int) -> int:
-        """How many runs wait; counted no further than `most`."""
+    async def queued_runs(self, most: int) -> dict[str, int]:
+        """How many runs of each user wait; counted no further than `most` in all."""
         async with connect(self._engine) as connection:
-            return int((await connection.execute(_QUEUED, {"most": most})).scalar_one())
+            rows = (await connection.execute(_QUEUED, {"most": most})).all()
+        return {row[0]: row[1] for row in rows}
 
     async def audit(self, actor: str, action: str, subject: str, session_id: UUID | None = None) -> None:
         """Note who did what; committed when this returns."""

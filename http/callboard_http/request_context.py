@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
+from callboard_http import run_commands
 from callboard_http.auth import Principal
 from callboard_http.authorise import Action, authorise
 from callboard_http.deps import DEPS, SERVICES
@@ -15,7 +16,7 @@ from callboard_http.records import RunRecord
 from callboard_http.run_request import check_id
 from callboard_runtime.domain.event_batch import EventId
 from callboard_runtime.domain.ids import UserId
-from callboard_runtime.errors import Gone, InvalidInput, NotFound
+from callboard_runtime.errors import InvalidInput
 
 MAX_PAGE = 500
 LARGEST = 2**53
@@ -44,12 +45,7 @@ def path_id(request: web.Request, name: str) -> str:
 
 async def owned_run(request: web.Request, owner: str, run_id: str) -> RunRecord:
     """The owner's run; raises NotFound, or Gone when its session was deleted."""
-    run = await request.app[SERVICES].records.run(owner, run_id)
-    if run is None:
-        raise NotFound(f"there is no run {run_id}")
-    if run.deleted:
-        raise Gone("the session of this run was deleted")
-    return run
+    return await run_commands.owned_run(request.app[SERVICES].records, owner, run_id)
 
 
 def check_user(name: str) -> str:

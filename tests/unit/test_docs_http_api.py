@@ -4,7 +4,7 @@ import orjson
 from aiohttp import web
 
 from callboard_http.routes import ROUTES
-from callboard_http.routes.runs import _Resume
+from callboard_http.run_commands import Resume
 from callboard_http.run_request import parse_as, parse_run_request
 from callboard_runtime import errors
 from callboard_runtime.domain.run_input import MultitaskStrategy
@@ -29,7 +29,7 @@ def test_the_example_of_a_run_is_one() -> None:
 
 
 def test_the_example_of_answers_is_one() -> None:
-    given = parse_as(_Resume, orjson.loads(ANSWERS))
+    given = parse_as(Resume, orjson.loads(ANSWERS))
     assert given.resume[0].payload == {"approved": True, "editedArgs": {"sum": 4}}
     assert given.answers[0].tool_call_id == "call_2"
 

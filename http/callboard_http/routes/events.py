@@ -7,7 +7,7 @@ from aiohttp import web
 from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.request_context import as_json, cursor, may, owned_run, path_id, subject
-from callboard_http.routes.runs import RUNS, events_url
+from callboard_http.run_commands import RUNS, events_url
 from callboard_http.streaming import follow, place_after, place_without_cursor
 from callboard_runtime.domain.event_batch import EventId
 

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import web
-from pydantic import Field
 
-from callboard_http.accept import Acceptance, decision
+from callboard_http.accept import Acceptance
+from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.records import LegRecord, RunRecord
-from callboard_http.request_context import as_json, owned_run, path_id, subject
-from callboard_http.run_request import MAX_ANSWERS, ResumeEntry, Wire, check_id, parse_as, parse_json, parse_run_request
-from callboard_runtime.domain.commands import RunAnswer, ToolAnswer
-from callboard_runtime.domain.run_input import digest
-from callboard_runtime.domain.state_snapshot import RunStatus
-from callboard_runtime.errors import InvalidInput
-
-RUNS = "/api/v1/agent/runs"
-
-
-class _Resume(Wire):
-    """`answers` names calls, `resume` names interrupts as AG-UI does; `run_id` is the next leg's."""
-
-    run_id: str | None = Field(default=None, alias="run_id")
-    answers: tuple[ToolAnswer, ...] = Field(default=(), max_length=MAX_ANSWERS)
-    resume: tuple[ResumeEntry, ...] = Field(default=(), max_length=MAX_ANSWERS)
-
-
-class _Cancel(Wire):
-    reason: str | None = Field(default=None, max_length=500)
+from callboard_http.request_context import as_json, check_user, owned_run, path_id, subject
+from callboard_http.run_commands import RUNS, Cancel, Resume, RunCommands, accepted, events_url
+from callboard_http.run_request import parse_as, parse_json, parse_run_request
+from callboard_runtime.domain.commands import RunAnswer
 
 
 def acceptance(request: web.Request) -> Acceptance:
@@ -39,8 +22,10 @@ def acceptance(request: web.Request) -> Acceptance:
     return Acceptance(services.commands, services.records, request.app[DEPS].settings)
 
 
-def events_url(run_id: str) -> str:
-    return f"{RUNS}/{quote(run_id, safe='')}/events"
+def run_commands(request: web.Request) -> RunCommands:
+    """What this application does for those who ask something of runs."""
+    services, settings = request.app[SERVICES], request.app[DEPS].settings
+    return RunCommands(acceptance(request), services.records, services.limits, settings)
 
 
 async def start(request: web.Request) -> web.Response:
@@ -48,8 +33,8 @@ async def start(request: web.Request) -> web.Response:
     deps = request.app[DEPS]
     principal = deps.authenticator.authenticate(request.headers)
     asked = parse_run_request(await request.read(), max_messages=deps.settings.http.max_messages)
-    await request.app[SERVICES].limits.admit_run(principal.user_id)
-    answer = await acceptance(request).run(principal, asked)
+    await request.app[SERVICES].limits.count_run(principal.user_id)
+    answer = await run_commands(request).start(principal, asked)
     deps.metrics.runs_accepted += 1
     return _accepted(answer)
 
@@ -64,51 +49,27 @@ async def show(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """POST /runs/{run_id}/cancel: 202 once no further step will be granted."""
     run_id = path_id(request, "run_id")
-    _, owner = await subject(request, "write", f"run {run_id}")
-    run = await owned_run(request, owner, run_id)
+    principal = request.app[DEPS].authenticator.authenticate(request.headers)
     body = await request.read()
-    reason = parse_as(_Cancel, parse_json(body)).reason if body else None
-    return _accepted(await acceptance(request).cancel(owner, run.session_id, run_id, reason))
+    given = parse_as(Cancel, parse_json(body)) if body else Cancel()
+    return _accepted(await run_commands(request).cancel(principal, _owner(request, principal), run_id, given))
 
 
 async def resume(request: web.Request) -> web.Response:
     """POST /runs/{run_id}/resume: approvals, tool results and interrupt answers; 202 once they are durable."""
     run_id = path_id(request, "run_id")
-    principal, owner = await subject(request, "approve", f"run {run_id}")
-    given = parse_as(_Resume, parse_json(await request.read()))
-    answers = _answers(given, own=principal.user_id == owner)
-    leg_run_id = check_id("run_id", given.run_id or run_id)
-    run = await owned_run(request, owner, run_id)
-    asked = digest({"resume": run.client_run_id, "by": principal.user_id, "body": given.model_dump(mode="json")})
-    accept = acceptance(request)
-    answer = await accept.resume(principal, run.session_id, leg_run_id, asked, answers, run_id=run.client_run_id)
-    waiting = answer.status is RunStatus.AWAITING_INPUT  # answers are missing: no leg has the new runId yet
-    return _accepted(answer.but(run_id=run.client_run_id) if waiting else answer)
+    principal = request.app[DEPS].authenticator.authenticate(request.headers)
+    given = parse_as(Resume, parse_json(await request.read()))
+    return _accepted(await run_commands(request).resume(principal, _owner(request, principal), run_id, given))
 
 
-def _answers(given: _Resume, *, own: bool) -> list[ToolAnswer]:
-    """All answers of a body; raises InvalidInput for one that names no call, or, from an approver, no approval."""
-    answers = [*given.answers, *map(decision, given.resume)]
-    if not answers:
-        raise InvalidInput("answers: name at least one answer, here or in `resume`")
-    for index, answer in enumerate(answers):
-        if answer.interrupt_id is None and (answer.tool_call_id is None or not own):
-            one_of = "interrupt_id, or tool_call_id" if own else "interrupt_id"
-            raise InvalidInput(f"answers.{index}: needs {one_of}")
-    return answers
+def _owner(request: web.Request, principal: Principal) -> str:
+    return check_user(request.query.get("user") or principal.user_id)
 
 
 def _accepted(answer: RunAnswer) -> web.Response:
-    location = events_url(answer.run_id)
-    body = {
-        "run_id": answer.run_id,
-        "session_id": answer.thread_id,
-        "task_id": answer.task_id,
-        "status": answer.status,
-        "leg": answer.leg,
-        "events_url": location,
-    }
-    return as_json(body, 202, {"Location": location.removesuffix("/events")})
+    body = accepted(answer)
+    return as_json(body, 202, {"Location": body["events_url"].removesuffix("/events")})
 
 
 def _view(run: RunRecord) -> dict[str, Any]:

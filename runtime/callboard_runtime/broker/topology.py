@@ -99,3 +99,9 @@ H_EPOCH = "e"
 H_FIRST = "f"
 H_PREVIOUS = "p"  # id of the event before the first one, `<epoch>-<seq>`
 H_CLOSING = "c"  # the last line ends the leg
+
+# Headers of a message that was set aside by a process of ours; the broker says the same in `x-death`.
+H_DEAD_REASON = "callboard-reason"
+H_DEAD_QUEUE = "callboard-queue"
+H_DEAD_EXCHANGE = "callboard-exchange"
+H_DEAD_KEY = "callboard-routing-key"

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractQueue
 
 from callboard_runtime.broker import topology
 from callboard_runtime.domain.ids import PARTITIONS
-from callboard_runtime.settings import Settings
+from callboard_runtime.settings import IngressSettings, Settings
 
 _EXCHANGES = (
     topology.SESSION_EXCHANGE,
@@ -30,7 +30,7 @@ async def declare(channel: AbstractChannel, settings: Settings) -> None:
     Raises ChannelPreconditionFailed when one exists with other arguments: a limit was changed, or the release.
     """
     await declare_exchanges(channel)
-    await _declare_dead_queue(channel)
+    await declare_dead_queue(channel)
     await _declare_bound(channel, topology.WORKER_QUEUE, topology.WORKER_EXCHANGE, topology.WORKER_QUEUE_ARGUMENTS)
     arguments = topology.partition_arguments(settings.actors.delivery_limit, settings.actors.max_mailbox)
     for partition in range(PARTITIONS):
@@ -55,7 +55,23 @@ async def declare_control_queue(channel: AbstractChannel, process: str) -> Abstr
     return queue
 
 
-async def _declare_dead_queue(channel: AbstractChannel) -> None:
+async def declare_ingress(channel: AbstractChannel, settings: IngressSettings) -> AbstractQueue:
+    """Where integrations send requests, and where those end that cannot be handled.
+
+    Raises ChannelPreconditionFailed when the queue exists with other limits.
+    """
+    await channel.declare_exchange(topology.DEAD_EXCHANGE, ExchangeType.DIRECT, durable=True)
+    await declare_dead_queue(channel)
+    await channel.declare_exchange(topology.INGRESS_EXCHANGE, ExchangeType.DIRECT, durable=True)
+    arguments = topology.ingress_arguments(settings.delivery_limit, settings.max_waiting)
+    queue = await channel.declare_queue(topology.INGRESS_QUEUE, durable=True, arguments=dict(arguments))
+    for key in topology.INGRESS_KEYS:
+        await queue.bind(topology.INGRESS_EXCHANGE, key)
+    return queue
+
+
+async def declare_dead_queue(channel: AbstractChannel) -> None:
+    """Where messages end that nobody could handle; nothing consumes it."""
     queue = await channel.declare_queue(
         topology.DEAD_QUEUE, durable=True, arguments=dict(topology.DEAD_QUEUE_ARGUMENTS)
     )
