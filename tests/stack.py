@@ -7,6 +7,7 @@ with Callboard(urls, folder, zygote, settings) as callboard:
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -113,7 +114,7 @@ class Zygote:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH") if name in os.environ}
     return {**kept, "LC_ALL": "C.UTF-8", "CALLBOARD_ENV_FILE": "", "PYTHONUNBUFFERED": "1"}
 
 
@@ -174,6 +175,7 @@ class Callboard:
         self.nodes: list[Node] = []
         self._settings = dict(settings or {})
         self._marks: dict[Path, int] = {}
+        self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
         return self
@@ -234,7 +236,7 @@ class Callboard:
 
     def spawn(self, kind: str) -> Node:
         """Start one more process, without waiting for it."""
-        log = self.folder / f"{kind}-{len(list(self.folder.glob(f'{kind}-*.log'))) + 1}.log"
+        log = self.folder / f"{kind}-{next(self._numbers)}.log"
         options: dict[str, str] = {}
         url = ""
         if kind == "http":
