@@ -90,7 +90,8 @@ def test_list_names_agents_models_and_workflows(run: Run, capsys: pytest.Capture
     assert run("agents", "list") == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["agent", "model", "enabled", "workflows", "from"]
-    assert [line.split()[:2] for line in table[1:]] == [["answer", "deepseek-v3.2"], ["intent", "gpt-5-mini"]]
+    models = {"answer": "deepseek-v3.2", "demo": "deepseek-v3.2", "intent": "gpt-5-mini"}
+    assert {line.split()[0]: line.split()[1] for line in table[1:]} == models
 
 
 def test_set_show_and_reset(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_run_is_given_what_was_set(run: Run, postgres_url: str) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
-        (("ghost", "--model", "gpt-5.4"), 1, "there is no agent 'ghost'; agents.yaml has: answer, intent"),
+        (("ghost", "--model", "gpt-5.4"), 1, "there is no agent 'ghost'; agents.yaml has: answer, demo, intent"),
         (("intent", "--model", "nope"), 1, "system_agents[intent]: model_code: unknown model 'nope'"),
         (("intent", "--param", "temprature=1"), 1, "system_agents[intent]: llm_params.temprature: unknown key"),
         (("intent", "--param", "temperature=hot"), 1, "system_agents[intent]: llm_params.temperature: "),
@@ -191,6 +192,7 @@ def test_validate_reports_every_workflow(run: Run, capsys: pytest.CaptureFixture
     assert [(f["workflow"], f["result"]) for f in findings if f["result"] != "warning"] == [
         ("chat", "ok"),
         ("default", "ok"),
+        ("demo", "ok"),
     ]
     assert findings[0]["detail"] == "answer (deepseek-v3.2)"
     assert "CALLBOARD_LLM__PROVIDER_KEYS__DEEPSEEK" in findings[1]["detail"]

@@ -131,7 +131,7 @@ def test_what_is_wrong_is_named(rows: list[Any], static_cfg: Any, says: str) -> 
 
 
 def test_an_unknown_workflow_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"workflow\.yaml: nope: there is no such workflow; there are: chat, default"):
+    with pytest.raises(ConfigError, match=r"workflow\.yaml: nope: .*; there are: chat, default, demo"):
         resolve_agent_runtime_config([], None, agent_id="nope")
 
 

@@ -20,7 +20,7 @@ def write(directory: Path, **files: str) -> Path:
 
 def test_the_packaged_workflows() -> None:
     static = load_static()
-    assert sorted(static.workflows) == ["chat", "default"]
+    assert sorted(static.workflows) == ["chat", "default", "demo"]
     assert [stage.name for stage in static.workflows["default"].stages] == ["intent", "answer"]
     assert static.workflows["default"].visible_stages() == ("answer",)
     assert [stage.name for stage in static.workflows["chat"].stages] == ["answer"]
@@ -57,7 +57,7 @@ def test_a_workflow_of_ones_own(tmp_path: Path) -> None:
             tasks="find: {description: 'Find {message}', expected_output: Facts.}",
         )
     )
-    assert sorted(static.workflows) == ["chat", "default", "research"]
+    assert sorted(static.workflows) == ["chat", "default", "demo", "research"]
     assert static.workflows["research"].visible_stages() == ("find", "answer")
 
 
@@ -167,5 +167,5 @@ def test_a_key_that_comes_later_is_seen() -> None:
 
 
 def test_an_unknown_agent_id_is_not_found() -> None:
-    with pytest.raises(NotFound, match="there is no agent 'nope'; there are: chat, default"):
+    with pytest.raises(NotFound, match="there is no agent 'nope'; there are: chat, default, demo"):
         resolve_rows((), "nope", settings())
