@@ -23,6 +23,7 @@ from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallStatus
 from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.errors import CallboardError
+from callboard_runtime.faults import fault_point
 from callboard_runtime.llm.messages import ModelAnswer, ToolCall
 from callboard_runtime.tools.execute import ToolResult, execute, failure
 from callboard_runtime.tools.spec import ToolContext
@@ -103,9 +104,11 @@ class Turn:
         if (problem := offer.tool.problem(arguments)) is not None:
             return await self._record(call, failure(problem), begin=True)
         await self._begin(call)
+        fault_point("before_tool")
         run, view = self._run, self._run.state.view()
         context = ToolContext(call.id, call.name, run.user_id, run.thread_id, run.run_id, view)
         result = await execute(offer.tool, arguments, context, run.settings.max_tool_result_bytes)
+        fault_point("after_tool")
         result, change = self._changed(result, view)
         return await self._record(call, result, change=change)
 
@@ -172,6 +175,7 @@ class Turn:
         content = {"content": result.content, "failed": result.failed, "message_id": message_id}
         record = StepRecord(key=step_key(call.id), result=content)
         await self._run.journal.record(record, messages=(message,), state=change.value if change else None)
+        fault_point("after_tool_record")
         return result
 
     def _show(self, change: StateChange) -> None:

@@ -39,6 +39,7 @@ from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.entry.brief import JournalRow
 from callboard_runtime.errors import CallboardError, Fenced, RunCancelling, StaleEpoch, Unavailable
+from callboard_runtime.faults import fault_point
 from callboard_runtime.stream.emitter import EventEmitter, Leg
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,9 @@ class Attempt:
     # -- sending ------------------------------------------------------------------------------------------------------
 
     async def _last(self, make: Callable[[dict[str, Any]], AttemptCommand]) -> None:
+        fault_point("before_end")
         await self._ordered(make)
+        fault_point("after_end")
         await self._emitter.drain()
         self._emitter.stop()
 

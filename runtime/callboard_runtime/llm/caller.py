@@ -14,6 +14,7 @@ from callboard_runtime.crew.ports import Journal
 from callboard_runtime.domain.commands import StepBegin, StepRecord
 from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.errors import ConfigError, RunCancelling
+from callboard_runtime.faults import fault_point
 from callboard_runtime.llm.answer import AnswerBuilder, AnswerView
 from callboard_runtime.llm.errors import ModelError, ModelTimeout, key_setting, model_error, reason
 from callboard_runtime.llm.messages import ModelAnswer, ModelCall, Usage, estimate_tokens
@@ -95,6 +96,7 @@ class ModelCaller:
             row = self._journal.find(f"{key}!{number}")
             if row is None or row.status != "recorded":
                 continue
+            fault_point("during_replay")
             if row.digest != digest:
                 raise ReplayDiverged(f"step {row.key}: the request differs from the recorded one")
             return ModelAnswer.from_result(row.result or {})
@@ -140,6 +142,7 @@ class ModelCaller:
     async def _try(self, call: ModelCall, target: Target, key: str, digest: str, view: View) -> ModelAnswer:
         self._stop.check()
         await self._journal.begin(_begin(call, target, key, digest))
+        fault_point("before_model_request")
         request = Request(call, target, self._settings, AnswerBuilder(view, call.names))
         try:
             with self._stop.interruptible():
@@ -151,8 +154,10 @@ class ModelCaller:
             view.withdrawn()
             raise await self._failed(key, request, error) from None
         view.ended()
+        fault_point("after_model_answer")
         record = StepRecord(key=key, result=answer.to_result(), usage=request.usage())
         await self._journal.record(record, messages=view.messages(answer))
+        fault_point("after_model_record")
         return answer
 
     async def _failed(self, key: str, request: Request, error: Exception) -> ModelError:
