@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import redis as redis_client
@@ -26,6 +27,23 @@ RUNS, BLOWS = 12, 4
 pytestmark = pytest.mark.timeout(300)
 
 
+@dataclass(frozen=True)
+class Order:
+    """A run to be started, and how many model calls it takes when nothing goes wrong."""
+
+    text: str
+    agent: str
+    calls: int
+
+    @classmethod
+    def any(cls, chance: random.Random, key: str) -> "Order":
+        agent = chance.choice(["chat", "default"])
+        tool = chance.choice(["", f" call:read:{fresh('label')}"])
+        # A round of tools is another call, in each stage.
+        calls = (1 if agent == "chat" else 2) * (2 if tool else 1)
+        return cls(f"key:{key} pace:{chance.randrange(10, 200)}{tool}", agent, calls)
+
+
 @pytest.mark.parametrize("number", range(ROUNDS))
 async def test_everything_ends_once(
     callboard: Callboard,
@@ -40,9 +58,10 @@ async def test_everything_ends_once(
     chance = random.Random(seed)
     blows = Blows(callboard, redis_server, chance)
     threads = [fresh("thread") for _ in range(RUNS // 2)]  # two runs each
+    orders = [Order.any(chance, key) for _ in range(RUNS)]
     starting = [
-        asyncio.create_task(client.start(f"key:{key} pace:{chance.randrange(10, 400)}", thread=thread))
-        for thread in threads * 2
+        asyncio.create_task(client.start(order.text, thread=thread, agent=order.agent))
+        for order, thread in zip(orders, threads * 2, strict=True)
     ]
     await until(lambda: model.of(key), "the first run at work")
     for _ in range(BLOWS):
@@ -57,7 +76,7 @@ async def test_everything_ends_once(
     rows = [row for thread in threads for row in await client.calls(thread)]
     lost = sum(row["status"] == "lost" for row in rows)
     tries = sum([len(await attempts(callboard, client, run)) for run in runs])
-    assert len(model.of(key)) <= len(rows) == RUNS + lost
+    assert len(model.of(key)) <= len(rows) == sum(order.calls for order in orders) + lost
     assert lost <= tries - RUNS
 
 
