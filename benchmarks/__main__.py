@@ -1,0 +1,76 @@
+"""`python -m benchmarks`: run workloads, print their tables, keep them under benchmarks/results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.results import Result, markdown, save
+from benchmarks.sizes import QUICK, Sizes
+from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads.chat import AGUI_CREWAI
+from benchmarks.world import World, say
+
+RESULTS = Path(__file__).parent / "results"
+SEED = 1
+
+
+def main() -> int:
+    """The exit code is 1 when a workload failed; the others are kept all the same."""
+    options = _options()
+    random.seed(SEED)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sizes = _sizes(options)
+    about = {**machine.describe(), "seed": SEED, "sizes": str(sizes)}
+    with World() as world:
+        world.workers = sizes.workers
+        results, failed = _run(world, sizes, options.only or list(WORKLOADS))
+    folder = save(options.out, results, about)
+    say(f"results are in {folder}")
+    return 1 if failed else 0
+
+
+def _run(world: World, sizes: Sizes, names: list[str]) -> tuple[list[Result], bool]:
+    results: list[Result] = []
+    for name in names:
+        try:
+            results.append(WORKLOADS[name](world, sizes))
+        except Exception:  # noqa: BLE001 - one workload's failure leaves the others' figures
+            say(f"{name} failed:")
+            traceback.print_exc()
+            continue
+        print(markdown(results[-1]), end="\n\n", flush=True)
+    return results, len(results) < len(names)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("only", nargs="*", metavar="workload", help=f"of {', '.join(WORKLOADS)}; all if none is named")
+    parser.add_argument("--quick", action="store_true", help="sizes that only show that everything works")
+    parser.add_argument("--workers", type=int, default=1, help="Callboard worker processes")
+    parser.add_argument("--idle", type=int, help="idle streams")
+    parser.add_argument("--agui-crewai", help="Python of an environment that has ag-ui-crewai, to compare with it")
+    parser.add_argument("--out", type=Path, default=RESULTS / "latest", help="folder for the results")
+    options = parser.parse_args()
+    if unknown := set(options.only) - set(WORKLOADS):
+        parser.error(f"no such workload: {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+    if options.agui_crewai:
+        os.environ[AGUI_CREWAI] = options.agui_crewai
+    return options
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    sizes = replace(QUICK if options.quick else Sizes(), workers=options.workers)
+    return replace(sizes, idle=options.idle) if options.idle else sizes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

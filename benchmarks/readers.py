@@ -1,0 +1,164 @@
+"""Thousands of readers of event streams in one process, as cheap as sockets allow, and the sessions they read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import SecretStr
+from sqlalchemy import insert
+
+from benchmarks.world import Stack, token
+from callboard_runtime.domain.ids import run_uuid, session_uuid
+from callboard_runtime.persistence import tables as t
+from callboard_runtime.persistence.database import create_engine
+from callboard_runtime.settings import Settings
+
+USER = "bench"
+FRAME = b"\nid: "
+BATCH = 500  # rows of one INSERT
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that an attempt holds, with `logged` committed events of epoch 1."""
+
+    session_id: uuid.UUID
+    run_id: uuid.UUID
+    client_run_id: str
+    logged: int
+
+
+def line(number: int) -> dict[str, object]:
+    return {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": f"a few words, number {number} "}
+
+
+async def open_runs(stack: Stack, count: int, logged: int = 1) -> list[OpenRun]:
+    """Runs under way, each in a session of its own, as actors would have written them."""
+    tag = uuid.uuid4().hex[:8]
+    names = [(f"thread-{tag}-{number}", f"run-{tag}-{number}") for number in range(count)]
+    runs = [OpenRun(session_uuid(USER, thread), run_uuid(USER, run), run, logged) for thread, run in names]
+    engine = create_engine(Settings(database_url=SecretStr(stack.database)))
+    for first in range(0, count, BATCH):
+        await _insert(engine, runs[first : first + BATCH], names[first : first + BATCH])
+    await engine.dispose()
+    return runs
+
+
+async def _insert(engine: object, runs: Sequence[OpenRun], names: Sequence[tuple[str, str]]) -> None:
+    async with engine.begin() as db:  # type: ignore[attr-defined]
+        for table, rows in (
+            (t.SessionRow, [_session(run, thread) for run, (thread, _) in zip(runs, names, strict=True)]),
+            (t.RunRow, [_run(run) for run in runs]),
+            (t.RunLegRow, [_leg(run) for run in runs]),
+            (t.RunAttemptRow, [_attempt(run) for run in runs]),
+            (t.EventSegmentRow, [_segment(run) for run in runs]),
+        ):
+            await db.execute(insert(table), rows)
+
+
+def _session(run: OpenRun, thread: str) -> dict[str, object]:
+    return {"id": run.session_id, "user_id": USER, "thread_id": thread, "log_epoch": 1, "log_seq": run.logged}
+
+
+def _run(run: OpenRun) -> dict[str, object]:
+    named = {"id": run.run_id, "user_id": USER, "client_run_id": run.client_run_id, "session_id": run.session_id}
+    return {**named, "agent_id": "chat", "digest": "d", "input": {}, "config": {}, "status": "running"}
+
+
+def _leg(run: OpenRun) -> dict[str, object]:
+    named = {"run_id": run.run_id, "user_id": USER, "client_run_id": run.client_run_id}
+    return {**named, "leg": 1, "digest": "d", "first_epoch": 1}
+
+
+def _attempt(run: OpenRun) -> dict[str, object]:
+    named = {"attempt_id": uuid.uuid4(), "run_id": run.run_id, "session_id": run.session_id}
+    return {**named, "leg": 1, "epoch": 1, "process": "bench"}
+
+
+def _segment(run: OpenRun) -> dict[str, object]:
+    started = {"type": "RUN_STARTED", "threadId": "t", "runId": run.client_run_id}
+    events = [started, *(line(number) for number in range(1, run.logged))]
+    place = {"session_id": run.session_id, "epoch": 1, "first_seq": 1, "last_seq": run.logged, "run_id": run.run_id}
+    return {**place, "leg": 1, "lines": "\n".join(orjson.dumps(event).decode() for event in events)}
+
+
+class Reader(asyncio.Protocol):
+    """Counts the events of one stream. `wait(n)` ends when n have come since it was opened."""
+
+    def __init__(self, request: bytes) -> None:
+        self.count = 0
+        self.done_at = 0.0
+        self.status = b""
+        self.lost = False
+        self._request, self._tail = request, b""
+        self._wanted = 0
+        self._reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        transport.write(self._request)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        if not self.status:
+            self.status = data[9:12]
+        text = self._tail + data
+        self.count += text.count(FRAME)
+        self._tail = text[-len(FRAME) + 1 :]
+        if self.count >= self._wanted and not self._reached.done():
+            self.done_at = time.perf_counter()
+            self._reached.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        if not self._reached.done():
+            self._reached.set_result(None)
+
+    async def wait(self, count: int) -> None:
+        self._wanted = count
+        if self.count >= count or self.lost:
+            return
+        self._reached = asyncio.get_running_loop().create_future()
+        await self._reached
+
+    def close(self) -> None:
+        self.transport.abort()  # type: ignore[attr-defined]
+
+
+def request(stack: Stack, run: OpenRun, after: int | None = None) -> bytes:
+    """A request for the run's stream; its frames are what `Reader` counts."""
+    cursor = f"Last-Event-ID: 1-{after}\r\n" if after is not None else ""
+    host = urlsplit(stack.url).netloc
+    return (
+        f"GET /api/v1/agent/runs/{run.client_run_id}/events HTTP/1.1\r\nHost: {host}\r\n"
+        f"Authorization: Bearer {token(USER)}\r\nAccept: text/event-stream\r\n{cursor}\r\n"
+    ).encode()
+
+
+async def connect(stack: Stack, requests: Sequence[bytes], *, at_once: int = 100) -> list[Reader]:
+    """Open a stream for each request, so many at a time."""
+    address = urlsplit(stack.url)
+    loop = asyncio.get_running_loop()
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(wanted: bytes) -> Reader:
+        async with gate:
+            _, reader = await loop.create_connection(lambda: Reader(wanted), address.hostname, address.port)
+            return reader
+
+    return list(await asyncio.gather(*(one(each) for each in requests)))
+
+
+async def all_reach(readers: Sequence[Reader], count: int, seconds: float = 120.0) -> int:
+    """Wait until every reader has so many events; returns how many never got there."""
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(reader.wait(count) for reader in readers))
+    except TimeoutError:
+        pass
+    return sum(1 for reader in readers if reader.count < count)

@@ -1,0 +1,36 @@
+"""How much of everything: full for figures, quick to see that all of it works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`chat` is the number of runs by how many are under way at once; `pace_ms` is the model's time per token."""
+
+    chat: Mapping[int, int] = field(default_factory=lambda: {1: 30, 16: 320, 100: 800})
+    pace_ms: tuple[int, ...] = (10, 0)
+    tokens: int = 64
+    hops: int = 40
+    sessions: int = 500  # of the actor's commit path
+    commands: Mapping[int, int] = field(default_factory=lambda: {1: 300, 64: 4000})
+    readers: int = 500
+    rounds: int = 60  # batches that every reader of the fan-out gets
+    batch: int = 8  # events per batch
+    idle: int = 1000
+    storm: int = 2000
+    workers: int = 1
+
+
+QUICK = Sizes(
+    chat={1: 3, 8: 16},
+    hops=4,
+    sessions=30,
+    commands={1: 20, 16: 100},
+    readers=30,
+    rounds=10,
+    idle=60,
+    storm=60,
+)

@@ -1,0 +1,224 @@
+"""The actor's commit path, fed in-process, against a transaction with a row lock for every command."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+import uvloop
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from benchmarks import meter
+from benchmarks.results import Result, Row, Table
+from benchmarks.sizes import Sizes
+from benchmarks.world import Stack, World, say
+from callboard_actors.mailbox import PartitionMailboxes, Services
+from callboard_actors.settle import Envelope
+from callboard_actors.store import PostgresStore
+from callboard_actors.writes import OutboxItem
+from callboard_runtime.domain import commands as c
+from callboard_runtime.domain.event_batch import AguiEvent, batch
+from callboard_runtime.domain.ids import PARTITIONS, partition_of, run_uuid, session_uuid, utcnow
+from callboard_runtime.domain.run_input import NewMessage, RunInput
+from callboard_runtime.domain.state_snapshot import RunStatus
+from callboard_runtime.domain.usage import CallUsage
+from callboard_runtime.persistence.database import create_engine
+from callboard_runtime.settings import LlmSettings, Settings
+from callboard_runtime.stream.tail import TailStore
+
+USER = "bench"
+EVENTS = 20  # of one step
+RUNS = 2  # per session
+TAKE = "UPDATE partitions SET partition_epoch = partition_epoch + 1 RETURNING partition, partition_epoch"
+DELTA: AguiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "some words of an answer "}
+
+
+def run(world: World, sizes: Sizes) -> Result:
+    say(f"actor_commits: {sizes.sessions} sessions")
+    with world.stack() as stack:
+        ours = uvloop.run(_grouped(stack, sizes.sessions))
+    with world.stack() as stack:
+        theirs = uvloop.run(_locked(stack, sizes.sessions))
+    ratio = float(ours["commands/s"]) / float(theirs["commands/s"])  # type: ignore[arg-type]
+    return Result(
+        "actor_commits",
+        (Table(f"Commands of {sizes.sessions} sessions at once, {RUNS} runs of 5 commands each", (ours, theirs)),),
+        (
+            f"The actor commits {ratio:.1f} times as many commands per second. The other side only locks and reads the "
+            "session's row, writes it back with a state of the same size and inserts the command's events: it decides "
+            "nothing and writes no runs, steps, messages, usage or outbox.",
+        ),
+    )
+
+
+# -- the actor --------------------------------------------------------------------------------------------------------
+
+
+class _Delivery:
+    redelivered = False
+
+    async def ack(self) -> None: ...
+    async def reject(self) -> None: ...
+    async def retry(self) -> None: ...
+
+
+class _Replies:
+    """Hands replies to whoever waits for them."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, asyncio.Future[c.Reply]] = {}
+
+    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
+        self.waiting.pop(correlation_id).set_result(c.decode_reply(body))
+
+
+class _Actors:
+    """Every partition of one process, without a broker."""
+
+    def __init__(self, epochs: dict[int, int], services: Services, replies: _Replies) -> None:
+        self._replies = replies
+        self._mailboxes = [PartitionMailboxes(number, epochs[number], services) for number in range(PARTITIONS)]
+
+    async def send(self, command: c.Command) -> c.Answer:
+        correlation = uuid.uuid4().hex
+        reply = self._replies.waiting[correlation] = asyncio.get_running_loop().create_future()
+        envelope = Envelope(c.encode_command(command), "caller", correlation, _Delivery())
+        self._mailboxes[partition_of(command.session_id)].put(envelope)
+        return (await reply).unwrap()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(mailboxes.close() for mailboxes in self._mailboxes))
+
+
+async def _grouped(stack: Stack, sessions: int) -> Row:
+    settings = Settings(database_url=SecretStr(stack.database), llm=LlmSettings(default_model="scripted"))
+    engine = create_engine(settings)
+    tail = TailStore.from_url(stack.redis, "bench")
+    async with engine.begin() as db:
+        epochs = {row.partition: row.partition_epoch for row in await db.execute(text(TAKE))}
+    replies = _Replies()
+    services = Services(PostgresStore(engine, settings, tail), settings, replies, _nothing)
+    actors = _Actors(epochs, services, replies)
+    await _play(actors, "warm-up", 0)
+    row = await _timed("the actor: group commits", stack, [_session(actors, n) for n in range(sessions)])
+    await actors.close()
+    await tail.close()
+    await engine.dispose()
+    return row
+
+
+def _nothing(_: Sequence[OutboxItem]) -> None:
+    """Nobody relays what is due."""
+
+
+async def _session(actors: _Actors, number: int) -> int:
+    return sum([await _play(actors, f"thread-{number}", attempt) for attempt in range(RUNS)])
+
+
+async def _play(actors: _Actors, thread: str, number: int) -> int:
+    """One run of one model call; returns how many commands it took."""
+    run = f"{thread}-run-{number}"
+    session_id, run_id = session_uuid(USER, thread), run_uuid(USER, run)
+    await actors.send(accept(thread, run))
+    start = c.StartRun(session_id=session_id, run_id=run_id, leg=1, attempt_id=uuid.uuid4(), process="bench")
+    answer = await actors.send(start)
+    assert isinstance(answer, c.StartAnswer)
+    place = {"session_id": session_id, "run_id": run_id, "epoch": answer.epoch}
+    step = c.StepBegin(key="answer/1", kind="model", name="answer", digest="d", provider="openai", model="bench")
+    await actors.send(c.BeginStep(**place, ordinal=1, steps=(step,)))
+    shown = batch(answer.epoch, answer.opening.last_seq + 1, [DELTA] * EVENTS)
+    record = c.StepRecord(key="answer/1", result={"text": "words"}, usage=CallUsage(input_tokens=50, output_tokens=64))
+    await actors.send(c.RecordStep(**place, ordinal=2, events=shown, records=(record,)))
+    said = NewMessage(message_id=f"{run}-answer", role="assistant", content="words")
+    await actors.send(c.FinishRun(**place, ordinal=3, status=RunStatus.SUCCEEDED, messages=(said,)))
+    return 5
+
+
+def accept(thread: str, run: str) -> c.AcceptRun:
+    message = NewMessage(message_id=f"{run}-question", role="user", content="64 tokens at 10 ms")
+    return c.AcceptRun(
+        session_id=session_uuid(USER, thread),
+        user_id=USER,
+        thread_id=thread,
+        run_id=run,
+        agent_id="chat",
+        digest=run,
+        input=RunInput(messages=(message,)),
+        not_after=utcnow().replace(year=utcnow().year + 1),
+    )
+
+
+# -- a row lock per command -------------------------------------------------------------------------------------------
+
+LOCK = text("SELECT state_snapshot, state_version FROM sessions WHERE id = :id FOR UPDATE")
+WRITE = text(
+    "UPDATE sessions SET state_snapshot = CAST(:state AS jsonb), state_version = state_version + 1 WHERE id = :id"
+)
+INSERT = text(
+    "INSERT INTO event_segments (session_id, epoch, first_seq, last_seq, run_id, leg, lines) "
+    "VALUES (:id, :epoch, 1, :count, :id, 1, :lines)"
+)
+CREATE = text(
+    "INSERT INTO sessions (id, user_id, thread_id, state_snapshot) "
+    "VALUES (:id, 'bench', :thread, CAST(:state AS jsonb))"
+)
+STATE = orjson.dumps({"filler": "x" * 740}).decode()  # as large as a session's usual state
+LINES = "\n".join(batch(1, 1, [DELTA] * EVENTS).lines)
+PATTERN = (0, 1, 0, EVENTS, 2)  # events that the five commands of a run carry
+
+
+async def _locked(stack: Stack, sessions: int) -> Row:
+    engine = create_engine(Settings(database_url=SecretStr(stack.database)))
+    ids = [uuid.uuid4() for _ in range(sessions)]
+    async with engine.begin() as db:
+        await db.execute(CREATE, [{"id": each, "thread": str(each), "state": STATE} for each in ids])
+    row = await _timed("SELECT … FOR UPDATE per command", stack, [_locking(engine, each) for each in ids])
+    await engine.dispose()
+    return row
+
+
+async def _locking(engine: AsyncEngine, session_id: uuid.UUID) -> int:
+    for number in range(RUNS * len(PATTERN)):
+        events = PATTERN[number % len(PATTERN)]
+        async with _Turn.of(engine).gate, engine.begin() as db:
+            await db.execute(LOCK, {"id": session_id})
+            if events:
+                lines = LINES if events == EVENTS else "\n".join(LINES.split("\n")[:events])
+                place = {"id": session_id, "epoch": number + 1, "count": events, "lines": lines}
+                await db.execute(INSERT, place)
+            await db.execute(WRITE, {"id": session_id, "state": STATE})
+    return RUNS * len(PATTERN)
+
+
+@dataclass
+class _Turn:
+    """Lets no more in than there are connections: waiting for the pool would time out."""
+
+    gate: asyncio.Semaphore
+
+    @classmethod
+    def of(cls, engine: AsyncEngine) -> _Turn:
+        return _turns.setdefault(id(engine), cls(asyncio.Semaphore(engine.pool.size())))  # type: ignore[attr-defined]
+
+
+_turns: dict[int, _Turn] = {}
+
+
+async def _timed(name: str, stack: Stack, sessions: Sequence[object]) -> Row:
+    postgres = {"PostgreSQL": stack.services["PostgreSQL"]}
+    before, own, began = meter.read(postgres), time.process_time(), time.perf_counter()
+    counts = await asyncio.gather(*sessions)  # type: ignore[call-overload]
+    elapsed, commands = time.perf_counter() - began, sum(counts)
+    return {
+        "way": name,
+        "commands": commands,
+        "commands/s": commands / elapsed,
+        "own CPU us/command": 1e6 * (time.process_time() - own) / commands,
+        "PostgreSQL CPU us/command": 1e6 * meter.cpu_since(postgres, before)["PostgreSQL"] / commands,
+    }
