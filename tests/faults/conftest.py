@@ -56,7 +56,15 @@ def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: py
 
 
 @pytest.fixture(scope="package")
-def stack(stacks: SharedStacks, services: Services, model: ModelServer, tools_folder: Path) -> Iterator[Callboard]:
+def faults_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a test names the point at which the next worker that comes by is to die."""
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="package")
+def stack(
+    stacks: SharedStacks, services: Services, model: ModelServer, tools_folder: Path, faults_folder: Path
+) -> Iterator[Callboard]:
     """The processes and their servers, started once."""
     _ = stacks.zygote  # so that it is imported while the servers start
     for name in ("private_postgres", "private_rabbit", "private_redis"):
@@ -69,6 +77,7 @@ def stack(stacks: SharedStacks, services: Services, model: ModelServer, tools_fo
     settings = SETTINGS | {
         "CALLBOARD_CONFIG__DIR": str(HERE / "config"),
         "CALLBOARD_TEST_TOOLS": str(tools_folder),
+        "CALLBOARD_FAULTS": str(faults_folder),
         "CALLBOARD_LLM__API_BASE__OPENAI": model.url,
     }
     callboard = stacks.private("faults", urls, settings)

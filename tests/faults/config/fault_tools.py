@@ -1,8 +1,13 @@
-"""Tools that note each start in a file of their own, and wait where a test lets them."""
+"""Tools that note each start, in a file of their own or in the database, and wait or die where a test lets them."""
 
 import os
 import time
 from pathlib import Path
+
+import asyncpg
+
+from callboard_runtime.faults import fault_point
+from callboard_runtime.tools.spec import ToolContext
 
 
 def press(label: str) -> str:
@@ -13,3 +18,14 @@ def press(label: str) -> str:
     while label.startswith("hold-") and not (folder / f"{label}.go").exists():
         time.sleep(0.02)
     return f"pressed {label}"
+
+
+async def enter(context: ToolContext, label: str) -> str:
+    """Note the start in the table `ledger`, where a second start would show."""
+    connection = await asyncpg.connect(os.environ["CALLBOARD_DATABASE_URL"].replace("+asyncpg", ""))
+    try:
+        await connection.execute("INSERT INTO ledger VALUES ($1, $2)", label, context.tool_call_id)
+    finally:
+        await connection.close()
+    fault_point("inside_tool")
+    return f"entered {label}"
