@@ -88,7 +88,8 @@ def run_event_key(thread_id: str, run_id: str, name: str) -> str:
 
 
 WORKER_QUEUE_ARGUMENTS: Arguments = {"x-queue-type": "quorum", "x-dead-letter-exchange": DEAD_EXCHANGE}
-DEAD_QUEUE_ARGUMENTS: Arguments = {"x-queue-type": "quorum"}
+# RabbitMQ 4 drops what is returned to a quorum queue 20 times, and every look at a dead letter returns it.
+DEAD_QUEUE_ARGUMENTS: Arguments = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 FRONT_QUEUE_ARGUMENTS: Arguments = {"x-max-length": 20_000, "x-overflow": "drop-head"}
 
 # Headers of a lane message: the reader decides by them without parsing the body, which is the batch's lines.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from callboard_runtime.cli import agents, config, migrate
+from callboard_runtime.cli import agents, config, dlq, migrate
 from callboard_runtime.cli.processes import add_load, add_processes
 from callboard_runtime.errors import CallboardError, ConfigError, InvalidInput, SettingsError, Unavailable
 
@@ -61,6 +61,7 @@ def build_app() -> typer.Typer:
     app.command("migrate")(migrate.migrate)
     app.add_typer(agents.app, name="agents")
     app.add_typer(config.app, name="config")
+    app.add_typer(dlq.app, name="dlq")
     add_load(app)
     return app
 
