@@ -20,6 +20,7 @@ from callboard_http.ingress import Ingress
 from callboard_http.ingress_requests import IngressRequests
 from callboard_http.limits import Limits
 from callboard_http.open_streams import OpenStreams
+from callboard_http.playground import ROUTES as PLAYGROUND
 from callboard_http.positions import Positions
 from callboard_http.problems import problems
 from callboard_http.reader import Sources
@@ -41,7 +42,7 @@ def create_app(settings: Settings) -> web.Application:
     settings.required_amqp_url()
     app = web.Application(client_max_size=settings.http.max_body_bytes, middlewares=[problems, preflight])
     app[DEPS] = Deps(settings, Authenticator(settings), Tickets(settings), OpenStreams(settings.http))
-    app.add_routes(ROUTES)
+    app.add_routes([*ROUTES, *PLAYGROUND])
     app.cleanup_ctx.append(_services)
     app.on_response_prepare.append(name_origin)
     app.on_shutdown.append(_drain)
