@@ -206,7 +206,7 @@ class FrontClient:
         Raises NothingFollows for a cursor at the end, ClientResponseError while the front cannot serve.
         """
         headers = {"Last-Event-ID": f"{after[0]}-{after[1]}"} if after else {}
-        async with self.http.get(f"{base or self.bases[0]}{RUNS}/{run}/events", headers=headers) as response:
+        async with self.http.get(f"{base or self.bases[0]}{RUNS}/{run}/events?from=start", headers=headers) as response:
             if response.status == 204:
                 raise NothingFollows
             assert response.status == 200 or response.status >= 500, (response.status, await response.text())

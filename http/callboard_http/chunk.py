@@ -60,6 +60,18 @@ class Chunk:
             return self
         return Chunk(self.epoch, seq + 1, self.body.split(b"\n", skip)[skip], self.closing)
 
+    def without_last(self) -> Chunk | None:
+        """All but the last event; None if there is no other. It ends nothing any more."""
+        body, newline, _ = self.body.rpartition(b"\n")
+        return Chunk(self.epoch, self.first, body) if newline else None
+
+    def without_start(self) -> Chunk | None:
+        """The chunk without the RUN_STARTED that it may begin with; None if nothing is left."""
+        if not self.opens_leg:
+            return self
+        _, newline, rest = self.body.partition(b"\n")
+        return Chunk(self.epoch, self.first + 1, rest, self.closing) if newline else None
+
     def events(self) -> list[AguiEvent]:
         """The parsed events."""
         return [orjson.loads(line) for line in self.body.split(b"\n")]

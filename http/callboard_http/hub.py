@@ -17,7 +17,7 @@ import aiormq.abc
 from aio_pika.abc import AbstractConnection
 
 from callboard_http.chunk import Chunk
-from callboard_http.event_log import LegKey
+from callboard_http.event_log import LegKey, SessionKey
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line, gone_when_broken, open_channel
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
@@ -30,23 +30,25 @@ IDLE_LANE = 60.0  # seconds a lane stays bound without subscribers
 
 
 class Subscription:
-    """What arrives live for one leg, in order, until the reader takes it; never more than `limit` bytes.
+    """What arrives live for one leg, or all of a session, in order, until the reader takes it.
 
-    When more arrives, everything is dropped and `look` is set: the reader finds it in the log.
+    It never holds more than `limit` bytes. When more arrives, everything is dropped and `look` is set: the reader finds
+    it in the log.
     """
 
-    def __init__(self, key: LegKey, limit: int) -> None:
+    def __init__(self, key: LegKey | SessionKey, limit: int) -> None:
         self.key = key
         self.look = False  # the log knows something that was not delivered here
-        self.newest = ORIGIN  # last event of the leg that was published, delivered here or dropped
-        self._run, self._limit, self._held = str(key.run_id), limit, 0
+        self.newest = ORIGIN  # last event that was published, delivered here or dropped
+        self._leg = (str(key.run_id), key.leg) if isinstance(key, LegKey) else None  # None: all of them
+        self._limit, self._held = limit, 0
         self._chunks: deque[Chunk] = deque()
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
 
     def offer(self, run: str, leg: int, chunk: Chunk) -> None:
         """Take in a chunk, unless it belongs to another leg."""
-        if run != self._run or leg != self.key.leg:
+        if self._leg is not None and self._leg != (run, leg):
             return
         self.newest = max(self.newest, chunk.last)
         self._held += len(chunk.body)

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from callboard_http.chunk import Chunk
-from callboard_http.event_log import EventLog, LegKey, LegPage
+from callboard_http.event_log import EventLog, LegKey, LegPage, SessionKey
 from callboard_http.hub import EventHub, Subscription
 from callboard_http.positions import Positions
+from callboard_http.prelude import Prelude, terminal
 from callboard_http.withdrawal import Shown, closings, without_leading_closings
-from callboard_runtime.agui.run_events import run_error, run_finished, run_started
+from callboard_runtime.agui.run_events import run_error, run_started
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.errors import Unavailable
@@ -45,10 +46,20 @@ class Sources:
 class LegReader:
     """Follows a leg from `after` to its closing event; `0-0` follows it from its start.
 
-    `heartbeat` is in seconds. Holds at most `buffer` bytes of live chunks, and one page of the log.
+    The `prelude` is sent before anything else. `heartbeat` is in seconds. Holds at most `buffer` bytes of live chunks,
+    and one page of the log.
     """
 
-    def __init__(self, sources: Sources, key: LegKey, *, after: EventId, heartbeat: float, buffer: int) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        key: LegKey | SessionKey,
+        *,
+        after: EventId,
+        heartbeat: float,
+        buffer: int,
+        prelude: Prelude | None = None,
+    ) -> None:
         self.position = after
         self._sources, self._key = sources, key
         self._heartbeat, self._buffer = heartbeat, buffer
@@ -59,15 +70,21 @@ class LegReader:
         self._begun = self._ended = self._stopped = self._blind = False
         self._misses = 0  # looks in a row that found nothing of what is known to be missing
         self._next_look = 0.0
+        self._prelude = prelude or Prelude((), after)
+        if self._prelude.unsure is not None:
+            self._shown.add(self._prelude.unsure)
 
     async def chunks(self) -> AsyncGenerator[Chunk | None]:
         """Every chunk of the leg; ends after its closing event, or after `stop`. Never raises for an outage."""
         self._live.poke()
+        for chunk in self._prelude.chunks:
+            yield chunk
         try:
             await self._sources.hub.add(self._live)
             while not (self._ended or self._stopped):
                 if self._ready:
-                    yield self._send(self._ready.popleft())
+                    if chunk := self._send(self._ready.popleft()):
+                        yield chunk
                 elif self._live.look:
                     await self._look()
                 elif chunk := self._live.take():
@@ -83,11 +100,15 @@ class LegReader:
         self._stopped = True
         self._live.poke()
 
-    def _send(self, chunk: Chunk) -> Chunk:
+    def _send(self, chunk: Chunk) -> Chunk | None:
+        """Note that a chunk is sent; what the reader has been told already is left out."""
         if chunk.logged:
             self.position, self._begun = chunk.last, True
-        self._ended = chunk.closing
-        return chunk
+        self._ended = self._ends_with(chunk)
+        return chunk.without_start() if self._prelude.announced else chunk
+
+    def _ends_with(self, chunk: Chunk) -> bool:
+        return chunk.closing
 
     # -- live ---------------------------------------------------------------------------------------------------------
 
@@ -124,7 +145,7 @@ class LegReader:
         try:
             page = await self._sources.log.page(self._key, before)
             self._blind = False
-            if page is None or page.deleted or page.status is None:
+            if page is None or page.gone:
                 self._ready.append(_deleted())
             elif page.never_started:
                 self._ready.append(_told_from_row(page))
@@ -155,14 +176,14 @@ class LegReader:
         self._shown.clear()
         if not lost:
             return chunks
-        own = closings(await self._leg_upto(committed), lost)
+        own = closings(await self._epoch_upto(committed), lost)
         rest = without_leading_closings(chunks)
         return [own, *rest] if own else rest
 
-    async def _leg_upto(self, last: EventId) -> list[Chunk]:
-        """The leg's committed chunks up to `last`."""
+    async def _epoch_upto(self, last: EventId) -> list[Chunk]:
+        """The committed chunks of one epoch up to `last`: nothing stays open from one epoch to the next."""
         found: list[Chunk] = []
-        position = ORIGIN
+        position = EventId(last.epoch, 0)
         while position < last:
             page = await self._sources.log.page(self._key, position)
             found += [chunk for chunk in page.chunks if chunk.last <= last] if page else []
@@ -218,6 +239,25 @@ class LegReader:
         return log is None or log > self.position
 
 
+class SessionReader(LegReader):
+    """Follows all runs of a session, in the order of its log, until `stop`; `0-0` follows it from its first event.
+
+    A run that ended before it had a worker has no events.
+    """
+
+    def _ends_with(self, chunk: Chunk) -> bool:
+        return chunk.closing and not chunk.logged  # of a deleted session
+
+    def _continues(self, chunk: Chunk) -> bool:
+        if chunk.epoch == self.position.epoch:
+            return chunk.first <= self.position.seq + 1
+        return chunk.first == 1 and chunk.previous == self.position
+
+    async def _ought_to_look(self) -> bool:
+        self._begun = True  # a session is there from its first event on
+        return await super()._ought_to_look()
+
+
 def _deleted() -> Chunk:
     return Chunk.unlogged(run_error("The session was deleted.", "SESSION_DELETED"), closing=True)
 
@@ -225,10 +265,6 @@ def _deleted() -> Chunk:
 def _told_from_row(page: LegPage) -> Chunk:
     """The start and the end of a run that never started."""
     started = run_started(page.thread_id, page.client_run_id)
-    if page.status is RunStatus.CANCELLED:
-        ended = run_finished(page.thread_id, page.client_run_id, {"type": "cancelled"}, {})
-    elif page.status is RunStatus.FAILED:
-        ended = run_error(page.error_message or "The run failed.", page.error_code or "INTERNAL")
-    else:
-        ended = run_finished(page.thread_id, page.client_run_id, {"type": "success"}, {})
+    status = page.status or RunStatus.FAILED
+    ended = terminal(page.thread_id, page.client_run_id, status, page.error_code, page.error_message)
     return Chunk.unlogged(started, ended, closing=True)

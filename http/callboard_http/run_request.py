@@ -66,7 +66,7 @@ class ResumeEntry(Wire):
     payload: Any = None
 
 
-class _Input(Wire):
+class RunAgentInput(Wire):
     thread_id: ClientId
     run_id: ClientId
     messages: list[Message]
@@ -83,6 +83,13 @@ class _Input(Wire):
     def _an_object(cls, value: Any) -> Any:
         """AG-UI allows any JSON here; what is not an object names no option of ours, and is kept under `value`."""
         return value if value is None or isinstance(value, dict) else {"value": value}  # pyright: ignore[reportUnknownVariableType]
+
+
+class ThreadRequest(Wire):
+    """What a RunAgentInput says of its thread, where nothing is to be run."""
+
+    thread_id: ClientId
+    protocol_version: str | None = Field(default=None, max_length=20)
 
 
 class _Options(Wire):
@@ -142,7 +149,7 @@ def parse_as(model: type[M], value: Any) -> M:
 
 def parse_run_request(body: bytes, *, max_messages: int, agent_id: str | None = None) -> RunRequest:
     """Read a RunAgentInput; `agent_id` is the URL's, which wins over `forwardedProps.agentId`."""
-    given = parse_as(_Input, parse_json(body))
+    given = parse_as(RunAgentInput, parse_json(body))
     if len(given.messages) > max_messages:
         raise InvalidInput(f"messages: has {len(given.messages)} items; at most {max_messages} are taken")
     options = _options(given.forwarded_props or {})
@@ -180,7 +187,7 @@ def _options(props: Json) -> _Options:
         raise InvalidInput(f"forwardedProps.{first_error(error)}") from None
 
 
-def _run_input(given: _Input) -> RunInput:
+def _run_input(given: RunAgentInput) -> RunInput:
     return RunInput(
         tools=tuple(tool.model_dump(by_alias=True, exclude_none=True) for tool in given.tools or ()),
         context=tuple(item.model_dump(by_alias=True) for item in given.context or ()),

@@ -1,4 +1,4 @@
-"""Which leg a request follows and from where, and the response that follows it.
+"""Which leg, or session, a request follows and from where, and the response that follows it.
 
 In:  a run and a cursor.
 Out: the SSE response, counted, bounded and ended with the process.
@@ -7,6 +7,7 @@ Out: the SSE response, counted, bounded and ended with the process.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,38 +17,57 @@ from redis.exceptions import RedisError
 from callboard_http.chunk import Chunk
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.downgrade import downgraded, speaks_current
-from callboard_http.event_log import LegKey
-from callboard_http.reader import LegReader, Sources
+from callboard_http.event_log import LegKey, SessionKey
+from callboard_http.moments import Moments
+from callboard_http.prelude import Prelude, ending, prelude
+from callboard_http.reader import LegReader, SessionReader, Sources
 from callboard_http.records import LegRecord, RunRecord
-from callboard_http.sse import open_stream, stream
+from callboard_http.sse import Form, open_stream, stream
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
-from callboard_runtime.errors import Conflict
+from callboard_runtime.errors import Conflict, Gone, NotFound
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A leg, and the event after which to read on."""
+    """A leg, or a session, the event after which to read on, and what to say before that."""
 
-    key: LegKey
+    key: LegKey | SessionKey
     after: EventId
+    prelude: Prelude | None = None
 
 
-def place_without_cursor(run: RunRecord, run_id: str) -> Place:
-    """The start of the run's last leg; under a later leg's runId, of the last leg that has it."""
+def leg_named(run: RunRecord, run_id: str) -> LegKey:
+    """The run's last leg; under a later leg's runId, the last leg that has it."""
     legs = [leg for leg in run.legs if leg.client_run_id == run_id] if run_id != run.client_run_id else run.legs
-    return Place(LegKey(run.session_id, run.id, legs[-1].leg if legs else 1), ORIGIN)
+    return LegKey(run.session_id, run.id, legs[-1].leg if legs else 1)
+
+
+async def place_at_start(run: RunRecord, run_id: str, sources: Sources) -> Place:
+    """The start of the leg that `run_id` names. Raises Gone when it was pruned."""
+    key = leg_named(run, run_id)
+    epoch = next((leg.first_epoch for leg in run.legs if leg.leg == key.leg), None)
+    if epoch is not None:
+        await _check_kept(run.session_id, EventId(epoch, 0), sources)
+    return Place(key, ORIGIN)
 
 
 async def place_after(run: RunRecord, cursor: EventId, sources: Sources) -> Place | None:
     """The first leg with events after the cursor; None when the last leg ended there or before.
 
-    Raises Conflict for a cursor that no event has had: beyond the log, and not in the tail.
+    Raises Conflict for a cursor that no event has had: beyond the log, and not in the tail; Gone for one behind which
+    events were pruned.
     """
     open_leg = next((leg for leg in run.legs if not _ended_by(leg, cursor)), None)
     if open_leg is None:
         return None
-    await _check_not_ahead(run.session_id, cursor, sources)
+    await _check_cursor(run.session_id, cursor, sources)
     return Place(LegKey(run.session_id, run.id, open_leg.leg), cursor)
+
+
+async def place_in_session(session_id: UUID, cursor: EventId, sources: Sources) -> Place:
+    """All that follows the cursor in a session. Raises as `place_after` does."""
+    await _check_cursor(session_id, cursor, sources)
+    return Place(SessionKey(session_id), cursor)
 
 
 async def follow(
@@ -55,26 +75,69 @@ async def follow(
 ) -> web.StreamResponse:
     """Stream the leg until its closing event, the client's leave, or the end of this process."""
     deps, settings = request.app[DEPS], request.app[DEPS].settings.http
-    reader = LegReader(
+    reader = (LegReader if isinstance(place.key, LegKey) else SessionReader)(
         request.app[SERVICES].sources,
         place.key,
         after=place.after,
         heartbeat=settings.heartbeat,
         buffer=settings.reader_buffer_bytes,
+        prelude=place.prelude,
     )
     with deps.streams.holding(reader, user_id, resumable=resumable):
         response = await open_stream(request)
-        form = as_it_is if speaks_current(protocol) else downgraded
-        await stream(response, reader.chunks(), form, deps.metrics)
+        await stream(response, reader.chunks(), _form(protocol), deps.metrics)
     return response
 
 
-def as_it_is(chunk: Chunk) -> Chunk:
+async def show(
+    request: web.Request, key: LegKey, user_id: str, *, protocol: str | None, resumable: bool
+) -> web.StreamResponse:
+    """The leg as it stands, told in a prelude, and what follows of it. Raises NotFound, Gone."""
+    services = request.app[SERVICES]
+    moment = await Moments(services.engine).of_leg(key)
+    if moment is None:
+        raise NotFound("there is no such run any more")
+    told = await prelude(moment, services.sources.tail)
+    if moment.end is not None:
+        return await tell(request, [*told.chunks, ending(moment, moment.end)], protocol=protocol)
+    place = Place(key, told.position, told)
+    return await follow(request, place, user_id, protocol=protocol, resumable=resumable)
+
+
+async def tell(request: web.Request, chunks: Iterable[Chunk], *, protocol: str | None) -> web.StreamResponse:
+    """A stream of what is known already, which ends with it; of nothing, an empty one."""
+    response = await open_stream(request)
+    if known := list(chunks):
+        await stream(response, _each(known), _form(protocol), request.app[DEPS].metrics)
+    return response
+
+
+async def _each(chunks: list[Chunk]) -> AsyncGenerator[Chunk | None]:
+    for chunk in chunks:
+        yield chunk
+
+
+def _form(protocol: str | None) -> Form:
+    return _as_it_is if speaks_current(protocol) else downgraded
+
+
+def _as_it_is(chunk: Chunk) -> Chunk:
     return chunk
 
 
 def _ended_by(leg: LegRecord, cursor: EventId) -> bool:
     return leg.end is not None and leg.end <= cursor
+
+
+async def _check_cursor(session_id: UUID, cursor: EventId, sources: Sources) -> None:
+    await _check_not_ahead(session_id, cursor, sources)
+    await _check_kept(session_id, cursor, sources)
+
+
+async def _check_kept(session_id: UUID, cursor: EventId, sources: Sources) -> None:
+    oldest = await sources.log.pruned_before(session_id)
+    if oldest is not None and cursor < EventId(oldest.epoch, oldest.seq - 1):
+        raise Gone(f"events after {cursor} are past their retention; come without a cursor for a snapshot")
 
 
 async def _check_not_ahead(session_id: UUID, cursor: EventId, sources: Sources) -> None:

@@ -326,7 +326,7 @@ async def test_a_run_shows_its_legs_usage_and_money_as_text(front: Front, comman
 
 async def test_cancel_is_answered_and_repeated(front: Front, commands: CommandClient):
     await front.call("POST", RUNS, json=body())
-    async with front.stream(f"{RUNS}/r1/events") as response:
+    async with front.stream(f"{RUNS}/r1/events?from=start") as response:
         first = await front.call("POST", f"{RUNS}/r1/cancel", json={"reason": "changed my mind"})
         assert (first.status, first.json["status"]) == (202, "cancelled")
         assert [event["type"] for _, event in await events(response)][-1] == "RUN_FINISHED"
@@ -414,7 +414,7 @@ async def test_an_operator_reads_audited_and_writes_nothing(front: Front, stage:
 
 async def test_a_deleted_session_is_gone(front: Front):
     await front.call("POST", RUNS, json=body())
-    async with front.stream(f"{RUNS}/r1/events") as response:
+    async with front.stream(f"{RUNS}/r1/events?from=start") as response:
         assert (await front.call("DELETE", f"{SESSIONS}/t1")).status == 204
         assert [e.get("code") for _, e in await events(response)][-1] == "SESSION_DELETED"
     assert (await front.call("GET", f"{SESSIONS}/t1")).status == 410

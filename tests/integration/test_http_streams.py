@@ -32,7 +32,7 @@ from .http_harness import (
     started,
 )
 
-EVENTS = "/api/v1/agent/runs/r1/events"
+EVENTS = "/api/v1/agent/runs/r1/events?from=start"
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ async def test_a_paused_run_streams_one_leg_at_a_time(front: Front, stage: Backs
     async with front.stream(EVENTS, params={"after": "0-0"}) as response:
         assert await events(response) == numbered(1, 1, first.sent)
     for run in ("r1", "r2"):
-        async with front.stream(f"/api/v1/agent/runs/{run}/events") as response:
+        async with front.stream(f"/api/v1/agent/runs/{run}/events?from=start") as response:
             assert await events(response) == numbered(2, 1, second.sent)
 
 
@@ -234,7 +234,7 @@ async def test_a_run_that_never_started_gets_its_end_from_its_row(front: Front, 
         ),
     ):
         await stage.add_run(run=run, **columns)
-        async with front.stream(f"/api/v1/agent/runs/{run}/events") as response:
+        async with front.stream(f"/api/v1/agent/runs/{run}/events?from=start") as response:
             (first_id, first), (last_id, last) = await events(response)
         assert (first_id, last_id) == (None, None)
         assert first["type"] == "RUN_STARTED"
@@ -419,7 +419,7 @@ async def test_a_ticket_opens_the_stream_without_a_header(front: Front, stage: B
     leg = await played(stage)
     issued = await front.call("POST", "/api/v1/agent/runs/r1/ticket")
     assert issued.status == 201
-    async with front.http.get(front.url + issued.json["events_url"]) as response:
+    async with front.http.get(front.url + issued.json["events_url"] + "&from=start") as response:
         assert await events(response) == numbered(1, 1, leg.sent)
     assert (await front.call("GET", EVENTS, as_={}, params={"ticket": "x"})).status == 401
     await stage.add_run(run="r2")

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from aiohttp import web
 
 from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.request_context import as_json, cursor, may, owned_run, path_id, subject
 from callboard_http.run_commands import RUNS, events_url
-from callboard_http.streaming import follow, place_after, place_without_cursor
-from callboard_runtime.domain.event_batch import EventId
+from callboard_http.streaming import follow, leg_named, place_after, place_at_start, place_in_session, show
+from callboard_runtime.domain.event_batch import ORIGIN, EventId
+from callboard_runtime.errors import InvalidInput
 
 CURRENT = "1.0"  # what a reader of this API speaks unless it says otherwise
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """GET /runs/{run_id}/events: one leg, to its closing event; 204 when nothing follows the cursor."""
+    """GET /runs/{run_id}/events: one leg, to its closing event; 204 when nothing follows the cursor.
+
+    Without a cursor it begins with snapshots, with `?from=start` at the leg's first event.
+    """
     run_id = path_id(request, "run_id")
     principal, owner = await _reader_of(request, run_id)
-    after = _cursor(request)
+    after, whole = event_cursor(request), _whole(request)
     run = await owned_run(request, owner, run_id)
+    protocol = request.query.get("protocol", CURRENT)
+    key = leg_named(run, run_id)
+    if after is None and not whole and any(leg.first_epoch for leg in run.legs if leg.leg == key.leg):
+        return await show(request, key, principal.user_id, protocol=protocol, resumable=True)
     sources = request.app[SERVICES].sources
-    place = await place_after(run, after, sources) if after else place_without_cursor(run, run_id)
+    place = await (place_after(run, after, sources) if after else place_at_start(run, run_id, sources))
     if place is None:
         return web.Response(status=204)
-    protocol = request.query.get("protocol", CURRENT)
     return await follow(request, place, principal.user_id, protocol=protocol, resumable=True)
+
+
+async def session_events(request: web.Request, session_id: UUID, user_id: str) -> web.StreamResponse:
+    """All runs of a session, in the order of its log, from the cursor, or the first event, until the reader leaves."""
+    place = await place_in_session(session_id, event_cursor(request) or ORIGIN, request.app[SERVICES].sources)
+    protocol = request.query.get("protocol", CURRENT)
+    return await follow(request, place, user_id, protocol=protocol, resumable=True)
 
 
 async def ticket(request: web.Request) -> web.Response:
@@ -47,7 +63,15 @@ async def _reader_of(request: web.Request, run_id: str) -> tuple[Principal, str]
     return principal, owner
 
 
-def _cursor(request: web.Request) -> EventId | None:
+def _whole(request: web.Request) -> bool:
+    """Whether `?from=start` asks for every event of the leg."""
+    given = request.query.get("from")
+    if given not in (None, "start"):
+        raise InvalidInput("from: only `start` is known; use `after` for a position")
+    return given is not None
+
+
+def event_cursor(request: web.Request) -> EventId | None:
     """`Last-Event-ID`, which a reconnecting EventSource sends and which is newer than its URL, else `?after=`."""
     given = request.headers.get("Last-Event-ID") or request.query.get("after")
     return cursor(given) if given else None

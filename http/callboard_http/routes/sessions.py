@@ -10,6 +10,7 @@ from aiohttp import web
 from callboard_http.chunk import Chunk
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.request_context import as_json, cursor, page_size, path_id, subject
+from callboard_http.routes.events import session_events
 from callboard_http.routes.runs import acceptance, money
 from callboard_http.session_records import Row, SessionRecords
 from callboard_runtime.domain.commands import DeleteSession
@@ -38,9 +39,15 @@ async def messages(request: web.Request) -> web.Response:
     return as_json({"messages": [_message_view(row) for row in page.rows], "next": page.next})
 
 
-async def events(request: web.Request) -> web.Response:
-    """GET /sessions/{id}/events: committed events of all runs; `after` is an event id."""
+async def events(request: web.Request) -> web.StreamResponse:
+    """GET /sessions/{id}/events: committed events of all runs; `after` is an event id.
+
+    Asked for `text/event-stream` it goes on with what happens, until the reader leaves.
+    """
     session = await _session(request)
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        principal = request.app[DEPS].authenticator.authenticate(request.headers)
+        return await session_events(request, session["id"], principal.user_id)
     after = request.query.get("after")
     chunks = await _records(request).events(session["id"], cursor(after) if after else ORIGIN)
     body = _events_body(chunks, page_size(request, 500), EventId(session["log_epoch"], session["log_seq"]))

@@ -93,7 +93,7 @@ class CallboardClient:
         `after`. `silence` is how many seconds without a sign of life break a connection.
         """
         cursor = EventId.parse(after) if isinstance(after, str) else after
-        return EventStream(self._transport, f"{_run(run_id)}/events", cursor, silence)
+        return EventStream(self._transport, f"{_run(run_id)}/events?from=start", cursor, silence)
 
     async def get_run(self, run_id: str) -> RunView:
         """Where the run stands. Raises NotFound, Gone."""
