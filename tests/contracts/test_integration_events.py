@@ -17,9 +17,10 @@ from pydantic import TypeAdapter
 
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.broker import topology
+from callboard_runtime.broker.messages import RunEvent
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import ClientId, partition_of, run_uuid, session_uuid
-from callboard_runtime.domain.state_snapshot import RunStatus
+from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.settings import EventsSettings
 from contracts.test_relay import Inbox, Stage, broker_url, eventually, stage  # noqa: F401 - fixtures
 from integration.actor_harness import USER, Actor, Worker, accept, actor, start
@@ -117,7 +118,10 @@ async def it(postgres_url: str, redis_url: str, redis_prefix: str) -> AsyncItera
 
 
 def told(it: Actor) -> list[tuple[str, dict[str, Any]]]:
-    return [(item.payload["name"], item.payload["body"]) for item in it.outbox if item.kind == "integration"]
+    """What was announced; every body is as integrations were promised."""
+    found = [(item.payload["name"], item.payload["body"]) for item in it.outbox if item.kind == "integration"]
+    assert [RunEvent.model_validate(body).type for _, body in found] == [f"run.{name}" for name, _ in found]
+    return found
 
 
 async def run_to_its_end(it: Actor, run_id: str = "r1", **end: Any) -> None:
@@ -149,6 +153,15 @@ async def test_a_failure_says_why(it: Actor) -> None:
     await run_to_its_end(it, status=RunStatus.FAILED, error_code="MODEL_FAILED", error_message="no model answered")
     assert told(it)[-1][0] == "failed"
     assert told(it)[-1][1]["error"] == {"code": "MODEL_FAILED", "message": "no model answered"}
+
+
+async def test_a_pause_names_what_it_waits_for(it: Actor) -> None:
+    await it.send(accept("r1"))
+    worker = Worker.of("r1", await it.send(start("r1")))
+    call = PendingToolCall(tool_call_id="c1", tool_name="refund", interrupt_id="i1")
+    await it.send(worker.command(c.RequestTools, calls=(call,)))
+    assert told(it)[-1][0] == "interrupted"
+    assert told(it)[-1][1]["pending"] == [{"toolCallId": "c1", "toolName": "refund"}]
 
 
 async def test_a_cancelled_run_that_never_started_is_announced(it: Actor) -> None:
