@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
+import psutil
 import pytest
 
 from callboard_runtime.embedded.launch import launch_command
@@ -33,6 +34,7 @@ class SharedStacks:
         self._folder, self._services = folder, services
         self._undo = contextlib.ExitStack()
         self._made: dict[str, Callboard] = {}
+        self._embedded_process: subprocess.Popen[str] | None = None
 
     @cached_property
     def zygote(self) -> Zygote:
@@ -44,7 +46,7 @@ class SharedStacks:
         """The stack with a front, actors and a worker, all of them alive; `name` is `rabbitmq` or `embedded`."""
         if name not in self._made:
             _ = self.zygote  # so that it is imported while the services start
-            urls = self._real() if name == "rabbitmq" else self._embedded()
+            urls = self.real() if name == "rabbitmq" else self._embedded()
             self._made[name] = self.private(name, urls, _SETTINGS)
         self._made[name].ensure(http=1, actors=1, worker=1)
         return self._made[name]
@@ -53,16 +55,25 @@ class SharedStacks:
         """A stack that somebody else starts; it is killed at the end at the latest."""
         return self._undo.enter_context(Callboard(urls, self._folder / name, self.zygote, settings))
 
+    def embedded_child(self, name: str) -> psutil.Process:
+        """The process of an embedded service: `amqp`, `postgres` or `valkey`. Raises LookupError while it is away."""
+        assert self._embedded_process is not None
+        for child in psutil.Process(self._embedded_process.pid).children():
+            if name in " ".join(child.cmdline()):
+                return child
+        raise LookupError(f"no embedded {name} runs")
+
     def close(self) -> None:
         self._undo.close()
 
-    def _real(self) -> Urls:
+    def real(self) -> Urls:
+        """A database, a vhost and a Redis database that nobody else uses."""
         template = self._services.template()
         database = template.databases.create(template.url)
         return Urls(database, self._services.rabbit().create_vhost(), self._services.redis().next_database())
 
     def _embedded(self) -> Urls:
-        process = _spawner.submit(self._spawn_embedded).result()
+        process = self._embedded_process = _spawner.submit(self._spawn_embedded).result()
         self._undo.callback(_end, process)
         assert process.stdout is not None
         answer: Future[str] = ThreadPoolExecutor(1).submit(process.stdout.readline)
