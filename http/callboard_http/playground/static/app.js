@@ -71,7 +71,7 @@ class App {
     byId("examples").replaceChildren(...buttons);
   }
 
-  #open() {
+  #open({ isNew = false } = {}) {
     const threadId = decodeURIComponent(location.hash.slice(1));
     if (!threadId) {
       this.#newSession();
@@ -85,13 +85,13 @@ class App {
     this.sessions.current = threadId;
     this.sessions.refresh();
     this.toolbar.clear();
-    this.session.start();
+    this.session.start({ isNew });
     this.#drawSoon();
   }
 
   #newSession() {
-    history.replaceState(null, "", `#${freshId("session")}`);
-    this.#open();
+    history.replaceState(null, "", `#${freshId("s")}`);
+    this.#open({ isNew: true });
     this.panels.show("chat");
     byId("message").focus();
   }

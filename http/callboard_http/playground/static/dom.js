@@ -1,5 +1,7 @@
 // Builds elements. Text only ever becomes text nodes: nothing here, or anywhere else in this page, parses HTML.
 
+const ONE_LINE = 64; // characters
+
 /** An element with attributes, listeners (`onclick: fn`) and children; null, false and undefined are left out. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -19,19 +21,26 @@ export function arrange(list, nodes) {
   });
 }
 
-/** JSON for people; what cannot be parsed stays as it is. */
+/** JSON for people, on one line if that is short; text that is no JSON object or list stays as it is. */
 export function pretty(value) {
-  if (typeof value !== "string") return JSON.stringify(value, null, 2) ?? "";
+  if (typeof value !== "string") return laidOut(value);
   try {
-    return JSON.stringify(JSON.parse(value), null, 2);
+    const parsed = JSON.parse(value);
+    return parsed !== null && typeof parsed === "object" ? laidOut(parsed) : value;
   } catch {
     return value;
   }
 }
 
+function laidOut(value) {
+  const lines = JSON.stringify(value, null, 2) ?? "";
+  const line = lines.replace(/\n */g, " ");
+  return line.length <= ONE_LINE ? line : lines;
+}
+
 /** Nobody can guess it; unlike `crypto.randomUUID` this also works on pages that were not served over TLS. */
 export function freshId(kind) {
-  const bytes = crypto.getRandomValues(new Uint8Array(9));
+  const bytes = crypto.getRandomValues(new Uint8Array(8));
   return `${kind}-${[...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 

@@ -13,6 +13,7 @@ const LOOK = 2500; // milliseconds between looks for what other tabs started, wh
 const LOOK_SOON = 600; // the same while a run of this tab waits for its turn behind a pause
 const OWN_RUNS = "callboard.own-runs";
 const EVENTS_PAGE = 500;
+const BEFORE_ALL = "0-0"; // a cursor, too: without one, the server would send snapshots instead of every event
 
 export class Session {
   /** `changed()` is called after anything changed; `failed(error)` hears what the person should know. */
@@ -35,15 +36,12 @@ export class Session {
     this.told.onmessage = ({ data }) => data === threadId && this.look();
   }
 
-  /** Show the session as the log has it, then follow what is going on. A session that does not exist yet is empty. */
-  async start() {
-    await this.#guarded(async () => {
-      await this.#read();
-      await this.#readOlder();
-    });
+  /** Show the session as the log has it, then follow what is going on; of a new one the server knows nothing. */
+  async start({ isNew }) {
+    if (!isNew) await this.#guarded(() => this.#readAll());
     this.loading = false;
     this.changed();
-    this.refresh();
+    if (!isNew) this.refresh();
     this.#goOn();
     this.#lookAgain();
   }
@@ -91,6 +89,7 @@ export class Session {
 
   /** Answer an interrupt: `payload` is {approved, editedArgs?, reason?} or {outcome}. */
   async decide(call, payload) {
+    this.conversation.change(call.id, { decided: payload });
     await this.#answer(call, { resume: [{ interruptId: call.interrupt.id, status: "resolved", payload }] });
   }
 
@@ -123,7 +122,7 @@ export class Session {
 
   /** Look whether the log has grown without us. */
   async look() {
-    if (this.looking || this.loading || this.stream || this.connection === "dropped" || document.hidden) return;
+    if (this.looking || this.loading || !this.#exists || this.stream || this.connection === "dropped" || document.hidden) return;
     this.looking = true;
     try {
       const { last_event_id: last } = await this.api.get(sessionPath(this.threadId));
@@ -152,6 +151,10 @@ export class Session {
     this.changed();
   }
 
+  get #exists() {
+    return this.conversation.items.size > 0;
+  }
+
   // -- following ------------------------------------------------------------------------------------------------------
 
   /** Follow the open leg, else the next run that this tab posted, else run the calls that wait for this page. */
@@ -170,12 +173,11 @@ export class Session {
   async #follow(runId) {
     this.following = runId;
     this.stream = new AbortController();
-    const known = this.conversation.open === runId || this.resumed === runId;
     try {
       await follow({
         api: this.api,
         path: runPath(runId, "/events"),
-        cursor: () => (known || this.conversation.open === runId ? this.conversation.lastId : null),
+        cursor: () => this.conversation.lastId ?? BEFORE_ALL,
         take: (id, event) => this.#take(id, event),
         tell: (state) => this.#tell(state),
         signal: this.stream.signal,
@@ -267,7 +269,8 @@ export class Session {
     }
   }
 
-  async #readOlder() {
+  async #readAll() {
+    await this.#read();
     this.conversation.addOlder(await this.#pages("/messages", "messages"));
   }
 

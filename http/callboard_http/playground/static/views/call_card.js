@@ -17,7 +17,8 @@ export class CallCard {
     this.args = h("pre", { tabindex: "0", "aria-label": `Arguments of ${item.name}` });
     this.result = h("pre", { tabindex: "0", "aria-label": `Result of ${item.name}` });
     this.resultPart = h("div", { class: "result", hidden: true }, h("span", { class: "label" }, "Result"), this.result);
-    this.argsPart = h("div", { class: "args" }, h("span", { class: "label" }, "Arguments"), this.args);
+    this.argsLabel = h("span", { class: "label" });
+    this.argsPart = h("div", { class: "args" }, this.argsLabel, this.args);
     this.form = h("div", {});
     this.formFor = null;
     const head = h("header", {}, h("code", { class: "tool" }, item.name), this.chip);
@@ -31,7 +32,9 @@ export class CallCard {
     this.chip.textContent = text;
     this.chip.dataset.tone = tone;
     this.card.dataset.tone = tone;
-    this.args.textContent = item.streaming ? item.args : pretty(item.args);
+    const edited = item.decided?.editedArgs;
+    this.argsLabel.textContent = edited ? "Arguments, as you changed them" : "Arguments";
+    this.args.textContent = item.streaming ? item.args : pretty(edited ?? item.args);
     this.resultPart.hidden = item.result === null;
     this.result.textContent = pretty(item.result ?? "");
     this.#drawForm(item);

@@ -4,6 +4,7 @@ import { arrange, h } from "../dom.js";
 
 const TONES = { running: "busy", queued: "busy", cancelling: "busy", awaiting_input: "attention", failed: "error", cancelled: "muted" };
 const SHOWN_RUNS = 30;
+const LONGEST_GAP = 0.25; // of the time that all calls took
 
 export class RunPanel {
   constructor(node) {
@@ -71,10 +72,20 @@ function steps(run) {
 
 function modelCalls(calls) {
   if (!calls.length) return null;
-  const begun = calls.map((call) => Date.parse(call.begun_at));
-  const first = Math.min(...begun);
-  const span = Math.max(...calls.map((call, i) => begun[i] - first + (call.latency_ms ?? 0)), 1);
-  return h("ol", { class: "calls", "aria-label": "Model calls" }, calls.map((call, i) => modelCall(call, begun[i] - first, span)));
+  const { offsets, span } = places(calls);
+  return h("ol", { class: "calls", "aria-label": "Model calls" }, calls.map((call, i) => modelCall(call, offsets[i], span)));
+}
+
+/** Where the calls begin, in milliseconds; a wait for a person is shown shorter than it was, else it would be all there is. */
+function places(calls) {
+  const lengths = calls.map((call) => call.latency_ms ?? 0);
+  const longest = Math.max(lengths.reduce((sum, length) => sum + length, 0) * LONGEST_GAP, 1);
+  const offsets = [0];
+  for (let i = 1; i < calls.length; i += 1) {
+    const apart = Date.parse(calls[i].begun_at) - Date.parse(calls[i - 1].begun_at);
+    offsets.push(offsets[i - 1] + Math.min(apart, lengths[i - 1] + longest));
+  }
+  return { offsets, span: Math.max(...calls.map((_, i) => offsets[i] + lengths[i]), 1) };
 }
 
 function modelCall(call, offset, span) {

@@ -40,9 +40,10 @@ export class SessionList {
       { href: `#${encodeURIComponent(id)}`, "aria-current": id === this.current ? "page" : null },
       h("span", { class: "name" }, title ?? id),
       h("span", { class: "meta" }, `${count} messages · ${when(at)}`),
+      status === "idle" ? null : chip(status),
     );
     const remove = h("button", { type: "button", class: "quiet", "aria-label": `Delete session ${title ?? id}`, onclick: () => this.#delete(id) }, "✕");
-    return h("li", { "data-session": id }, link, status === "idle" ? null : chip(status), remove);
+    return h("li", { "data-session": id }, link, remove);
   }
 
   async #delete(id) {
