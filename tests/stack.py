@@ -114,7 +114,9 @@ class Zygote:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH") if name in os.environ}
+    kept = {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH") if name in os.environ
+    }
     return {**kept, "LC_ALL": "C.UTF-8", "CALLBOARD_ENV_FILE": "", "PYTHONUNBUFFERED": "1"}
 
 
@@ -173,7 +175,7 @@ class Callboard:
         self.urls, self.folder, self._zygote = urls, folder, zygote
         self.ledger_file = folder / "ledger.jsonl"
         self.nodes: list[Node] = []
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
         self._marks: dict[Path, int] = {}
         self._numbers = itertools.count(1)
 
@@ -195,7 +197,7 @@ class Callboard:
             "CALLBOARD_HTTP__MAX_STREAMS_PER_USER": "1000",
             "CALLBOARD_DATABASE_POOL": "8",
             "CALLBOARD_WORKER__HEARTBEAT": "0.5",
-            **self._settings,
+            **self.settings,
         }
 
     def of(self, kind: str) -> list[Node]:

@@ -1,0 +1,94 @@
+"""Bounds that end a run or a pause by themselves, whoever is dead: on a stack of its own with short ones."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from callboard_runtime.persistence import migrate
+from faults.conftest import Buttons
+from faults.support import check_calls, holder, idle
+from faults.test_tools import interrupts, resume
+from front_client import FrontClient, fresh
+from model_server import ANSWER, ModelServer
+from promises import check_run, ended
+from services.postgres import Databases
+from services.session import Services
+from shared_stacks import SharedStacks
+from stack import Callboard, Urls, until
+
+pytestmark = pytest.mark.timeout(180)
+
+HALF = "one two three"
+SHORT = {
+    "CALLBOARD_RUNS__DEADLINE": "2",
+    "CALLBOARD_RUNS__START_DEADLINE": "3",
+    "CALLBOARD_RUNS__TOOL_CALL_TTL": "600",
+}
+
+
+@pytest.fixture(scope="module")
+def hurried(stack: Callboard, stacks: SharedStacks, services: Services) -> Iterator[Callboard]:
+    """Processes with short bounds, on the servers of the other fault tests, in a database and vhost of their own."""
+    database = Databases(services.private_postgres().url).create()
+    migrate.upgrade(database)
+    urls = Urls(database, services.private_rabbit().create_vhost(), stack.urls.redis)
+    callboard = stacks.private("hurried", urls, {**stack.settings, **SHORT})
+    yield callboard
+    callboard.kill_all()
+
+
+@pytest.fixture
+async def user(hurried: Callboard) -> AsyncIterator[FrontClient]:
+    await asyncio.to_thread(hurried.ensure, http=1, actors=1, worker=1)
+    hurried.mark()
+    async with hurried.client(fresh("user")) as client:
+        yield client
+    print(hurried.logs())  # shown for a failed test only
+
+
+@pytest.mark.parametrize("blow", ["nothing", "frozen"])
+async def test_a_run_ends_at_its_deadline(
+    hurried: Callboard, user: FrontClient, model: ModelServer, key: str, blow: str
+) -> None:
+    run = await user.start(f"hold:{key}", thread=fresh("thread"))
+    reader, task = user.follow(run)
+    await until(lambda: HALF in reader.text, "half an answer")
+    worker = await holder(hurried, user, run)
+    if blow == "frozen":
+        worker.pause()
+    await asyncio.wait_for(task, 60)
+    shown = await ended(user, run)
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "RUN_DEADLINE")
+    before = await check_run(hurried, user, run, readers=[reader], status="failed", text=HALF)
+    model.release(key)
+    worker.resume()
+    await idle(hurried, worker)
+    assert await check_run(hurried, user, run, readers=[reader], status="failed", text=HALF) == before
+    [call] = await check_calls(user, model, key, shown["session_id"], kills=0)
+    assert call["status"] in ("cancelled", "lost")
+
+
+async def test_a_run_that_no_worker_takes_ends(hurried: Callboard, user: FrontClient) -> None:
+    hurried.ensure(worker=0)
+    run = await user.start("hello")
+    reader = await user.read(run)
+    shown = await ended(user, run)
+    assert shown["status"] == "failed"
+    assert shown["error"]["code"], shown
+    assert [frame.type for frame in reader.frames] == ["RUN_STARTED", "RUN_ERROR"]
+    assert reader.frames[-1].event["code"] == shown["error"]["code"]
+
+
+async def test_a_pause_does_not_count(hurried: Callboard, user: FrontClient, key: str, buttons: Buttons) -> None:
+    label = fresh("label")
+    run = await user.start(f"key:{key} call:launch:{label}")
+    [interrupt] = interrupts((await user.read(run)).frames[-1])
+    # Another run meets its deadline meanwhile: more time than a run has goes by.
+    other = await user.start(f"hold:{key}")
+    assert (await ended(user, other))["error"]["code"] == "RUN_DEADLINE"
+    assert (await user.run(run))["status"] == "awaiting_input"
+    assert (await resume(user, run, {"interrupt_id": interrupt["id"], "status": "approved"})).status == 202
+    assert (await user.read(run)).text == ANSWER
+    assert (await ended(user, run))["status"] == "succeeded"
+    assert buttons.pressed(label) == 1
