@@ -282,6 +282,26 @@ async def test_a_takeover_is_followed_into_its_epoch(front: Front, stage: Backst
     assert [event.id for event in logged][-1] == (2, 3)
 
 
+async def test_a_snapshot_stands_for_what_led_to_it(front: Front, stage: Backstage) -> None:
+    """A leg under way is shown as it stands; the stream goes on from there, also after a cut."""
+    leg = await stage.add_run()
+    await stage.begin(leg)
+    await stage.emit(leg, {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"}, delta("so far"))
+    async with client_of(front.url) as client:
+        stream = client.events("r1", snapshot=True)
+        reading = asyncio.create_task(collect(stream))
+        await eventually(lambda: stream.last_id == (1, 3))
+        stream.disconnect()
+        await stage.emit(leg, delta(" and on"), {"type": "TEXT_MESSAGE_END", "messageId": "m1"})
+        await stage.close(leg)
+        found = await reading
+    shown = next(event for event in found if event.type == "MESSAGES_SNAPSHOT")
+    assert shown.data["messages"][-1]["content"] == "so far"
+    assert "".join(event.delta for event in found) == " and on"
+    assert [event.id for event in found if event.id] == [(1, seq) for seq in range(3, 7)]
+    assert (found[0].type, found[-1].type) == ("RUN_STARTED", "RUN_FINISHED")
+
+
 async def test_a_run_that_never_started_is_told_without_ids(front: Front, stage: Backstage) -> None:
     await stage.add_run(status="failed", error_code="CONFIG_INVALID", error_message="no such agent")
     async with client_of(front.url) as client:

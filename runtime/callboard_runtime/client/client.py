@@ -86,14 +86,22 @@ class CallboardClient:
         }
         return _as(AcceptedRun, await self._transport.call("POST", f"{API}/runs", body))
 
-    def events(self, run_id: str, *, after: EventId | str | None = None, silence: float = SILENCE) -> EventStream:
-        """Follow the run's latest leg, or the one that holds the event behind `after`, to its closing event.
+    def events(
+        self,
+        run_id: str,
+        *,
+        after: EventId | str | None = None,
+        snapshot: bool = False,
+        silence: float = SILENCE,
+    ) -> EventStream:
+        """Follow a leg to its closing event: the run's latest one, or the one with the events behind `after`.
 
-        Every event comes once and in order, over as many connections as it takes. Nothing comes if nothing follows
-        `after`. `silence` is how many seconds without a sign of life break a connection.
+        Every event comes once and in order, over as many connections as it takes; nothing comes if nothing follows
+        `after`. With `snapshot` a leg under way begins with its messages and state as they are now, in place of the
+        events that led there. `silence` is how many seconds without a sign of life break a connection.
         """
         cursor = EventId.parse(after) if isinstance(after, str) else after
-        return EventStream(self._transport, f"{_run(run_id)}/events?from=start", cursor, silence)
+        return EventStream(self._transport, f"{_run(run_id)}/events", cursor, snapshot=snapshot, silence=silence)
 
     async def get_run(self, run_id: str) -> RunView:
         """Where the run stands. Raises NotFound, Gone."""

@@ -32,9 +32,18 @@ class EventStream:
     patience.
     """
 
-    def __init__(self, transport: Transport, path: str, after: EventId | None, silence: float = SILENCE) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        path: str,
+        after: EventId | None,
+        *,
+        snapshot: bool = False,
+        silence: float = SILENCE,
+    ) -> None:
         self.connections = 0
         self._transport, self._path, self._silence = transport, path, silence
+        self._from_start = "" if snapshot else "?from=start"
         self._sequence = EventSequence(after)
         self._tries = Tries(transport.patience)
         self._server_wait: float | None = None  # seconds, as `retry:` asked
@@ -95,7 +104,8 @@ class EventStream:
         self._sequence.connected()
         last = self._sequence.last
         headers = {"Last-Event-ID": str(last)} if last else {}
-        async with self._transport.stream(self._path, headers, self._silence) as response:
+        path = self._path if last else self._path + self._from_start
+        async with self._transport.stream(path, headers, self._silence) as response:
             if response is None:
                 self._ended = True
                 return
