@@ -133,9 +133,10 @@ class Reader(asyncio.Protocol):
 def request(stack: Stack, run: OpenRun, after: int | None = None) -> bytes:
     """A request for the run's stream; its frames are what `Reader` counts."""
     cursor = f"Last-Event-ID: 1-{after}\r\n" if after is not None else ""
+    place = "" if after is not None else "?from=start"
     host = urlsplit(stack.url).netloc
     return (
-        f"GET /api/v1/agent/runs/{run.client_run_id}/events HTTP/1.1\r\nHost: {host}\r\n"
+        f"GET /api/v1/agent/runs/{run.client_run_id}/events{place} HTTP/1.1\r\nHost: {host}\r\n"
         f"Authorization: Bearer {token(USER)}\r\nAccept: text/event-stream\r\n{cursor}\r\n"
     ).encode()
 
@@ -154,7 +155,7 @@ async def connect(stack: Stack, requests: Sequence[bytes], *, at_once: int = 100
     return list(await asyncio.gather(*(one(each) for each in requests)))
 
 
-async def all_reach(readers: Sequence[Reader], count: int, seconds: float = 120.0) -> int:
+async def all_reach(readers: Sequence[Reader], count: int, seconds: float = 60.0) -> int:
     """Wait until every reader has so many events; returns how many never got there."""
     try:
         async with asyncio.timeout(seconds):

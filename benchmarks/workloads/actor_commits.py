@@ -36,6 +36,7 @@ USER = "bench"
 EVENTS = 20  # of one step
 RUNS = 2  # per session
 TAKE = "UPDATE partitions SET partition_epoch = partition_epoch + 1 RETURNING partition, partition_epoch"
+USAGE = CallUsage(provider="openai", model="bench", input_tokens=50, output_tokens=64)
 DELTA: AguiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "some words of an answer "}
 
 
@@ -133,7 +134,7 @@ async def _play(actors: _Actors, thread: str, number: int) -> int:
     step = c.StepBegin(key="answer/1", kind="model", name="answer", digest="d", provider="openai", model="bench")
     await actors.send(c.BeginStep(**place, ordinal=1, steps=(step,)))
     shown = batch(answer.epoch, answer.opening.last_seq + 1, [DELTA] * EVENTS)
-    record = c.StepRecord(key="answer/1", result={"text": "words"}, usage=CallUsage(input_tokens=50, output_tokens=64))
+    record = c.StepRecord(key="answer/1", result={"text": "words"}, usage=USAGE)
     await actors.send(c.RecordStep(**place, ordinal=2, events=shown, records=(record,)))
     said = NewMessage(message_id=f"{run}-answer", role="assistant", content="words")
     await actors.send(c.FinishRun(**place, ordinal=3, status=RunStatus.SUCCEEDED, messages=(said,)))

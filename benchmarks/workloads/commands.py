@@ -18,6 +18,7 @@ from benchmarks.workloads.actor_commits import accept
 from benchmarks.world import World, say
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.domain.ids import utcnow
+from callboard_runtime.errors import Unavailable
 from callboard_runtime.load.stats import spread
 
 TIMEOUT = 60.0  # seconds
@@ -42,6 +43,20 @@ def run(world: World, sizes: Sizes) -> Result:
     return Result("commands", (Table("Commands and replies through RabbitMQ", tuple(rows)),), notes)
 
 
+async def _until_served(client: CommandClient) -> None:
+    """Wait until somebody consumes: processes beat before they own anything."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            await client.send(accept("warm-up", uuid.uuid4().hex), TIMEOUT)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            return
+
+
 async def _send(amqp: str, name: str, at_once: int, count: int, groups: Groups) -> Row:
     client = await CommandClient.connect(amqp, "bench")
     latencies: list[float] = []
@@ -55,7 +70,7 @@ async def _send(amqp: str, name: str, at_once: int, count: int, groups: Groups) 
             await client.send(command, TIMEOUT)
             latencies.append(time.perf_counter() - began)
 
-    await client.send(accept("warm-up", uuid.uuid4().hex), TIMEOUT)
+    await _until_served(client)
     before, began = meter.read(groups), time.perf_counter()
     await asyncio.gather(*(sender() for _ in range(at_once)))
     elapsed = time.perf_counter() - began

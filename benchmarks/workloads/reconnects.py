@@ -29,7 +29,7 @@ async def _measure(stack: Stack, count: int) -> Row:
     runs = await open_runs(stack, count, LOGGED)
     first = await connect(stack, [request(stack, run) for run in runs])
     if short := await all_reach(first, LOGGED):
-        raise RuntimeError(f"{short} of {count} readers did not get what was logged")
+        raise RuntimeError(f"{short} of {count} readers did not get what was logged; one got {first[0].count}")
     for reader in first:
         reader.close()
     groups = {name: stack.groups[name] for name in ("http", "PostgreSQL")}
