@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from callboard_actors.replies import Decided
 from callboard_actors.writes import KEYS, OutboxItem, Row, Writes, messages_added, session_row, write
+from callboard_runtime.domain.events import RunAccepted
 from callboard_runtime.errors import FencedOut
 from callboard_runtime.persistence.database import dump_json, transaction
 
@@ -51,7 +52,10 @@ async def commit(
 
 
 def rows_of(group: Sequence[Versioned], *, announce: bool = True) -> Writes:
-    """The rows of a group, ready to be written."""
+    """The rows of a group, ready to be written; raises RunIdTaken when two of its sessions accept one run id."""
+    accepted = [event.run.run_id for v in group for event in v.decided.events if isinstance(event, RunAccepted)]
+    if len(set(accepted)) < len(accepted):
+        raise RunIdTaken
     writes = Writes()
     for versioned in group:
         write(writes, versioned.decided, announce=announce)
@@ -126,6 +130,7 @@ class Statement:
             sessions = self._ids(writes.deleted)
             for table in ("messages", "runs", "event_segments"):
                 self._add(f"DELETE FROM {table} WHERE session_id = ANY({sessions}) RETURNING 1")
+            self._add(f"DELETE FROM outbox WHERE kind = 'wakeup' AND session_id = ANY({sessions}) RETURNING 1")
 
     def _counts(self) -> str:
         fence = ["(SELECT count(*) FROM fence) AS fence"]

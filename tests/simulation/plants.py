@@ -1,0 +1,194 @@
+"""Bugs planted on purpose, each as a few lines over production code: a simulation that does not find them is no proof.
+
+`PLANTS[name]` is a context manager; inside it the bug is there. `STORE` holds those that sabotage the store itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from callboard_actors import mailbox
+from callboard_actors.decide import answers, attempts, clients, endings
+from callboard_actors.decide import turn as turns
+from callboard_runtime.domain import commands as c
+from callboard_runtime.domain import events as e
+from callboard_runtime.domain.ids import new_id
+from callboard_runtime.domain.state_snapshot import ToolCallStatus
+from callboard_runtime.entry import run_service
+from callboard_runtime.errors import StaleEpoch
+from simulation import workers
+from simulation.world import World
+
+Plant = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def _patch(target: object, name: str, value: object) -> Plant:
+    @contextlib.contextmanager
+    def planted() -> Iterator[None]:
+        with mock.patch.object(target, name, value):
+            yield
+
+    return planted
+
+
+def _handler(kind: type, value: object) -> Plant:
+    from callboard_actors.decide import HANDLERS
+
+    @contextlib.contextmanager
+    def planted() -> Iterator[None]:
+        with mock.patch.dict(HANDLERS, {kind: value}):
+            yield
+
+    return planted
+
+
+# -- what is planted ---------------------------------------------------------------------------------------------------
+
+
+real_put = mailbox.PartitionMailboxes.put
+
+
+def _ack_before_commit(self: Any, envelope: Any) -> None:
+    self._later(envelope.delivery.ack())
+    real_put(self, envelope)
+
+
+real_commit = mailbox.PartitionMailboxes._commit
+
+
+async def _commit_later(self: Any, decided: Any) -> None:
+    self._later(real_commit(self, decided))
+
+
+def _never_stale(snapshot: Any, command: Any) -> bool:
+    run = snapshot.active
+    return run is None or run.run_id != command.run_id or run.attempt_id is None
+
+
+def _without_ordinals(snapshot: Any, command: Any) -> bool:
+    run = snapshot.active
+    if run is None or run.run_id != command.run_id or command.epoch != snapshot.epoch or run.attempt_id is None:
+        raise StaleEpoch
+    return False
+
+
+real_start = attempts.start_run
+
+
+def _forgets_attempts(turn: Any, command: Any) -> None:
+    turn.facts = replace(turn.facts, attempt=None, attempt_alive=False)
+    real_start(turn, command)
+
+
+real_begin = attempts.begin_step
+
+
+def _grants_while_cancelling(turn: Any, command: Any) -> None:
+    real_begin(turn, command)
+    active = turn.snapshot.active
+    if active and active.status == "cancelling" and not any(isinstance(event, e.StepsBegun) for event in turn.events):
+        turn.say(e.StepsBegun(command.run_id, command.epoch, command.steps))
+
+
+real_close_run = attempts.close_run
+
+
+def _terminal_twice(turn: Any, end: Any) -> None:
+    run = turn.active
+    turn.commit_events(turn.number([endings.terminal(run, turn.snapshot.thread_id, end)]))
+    real_close_run(turn, end)
+
+
+def _accepts_again(turn: Any, command: Any) -> bool:
+    known = turn.facts.run
+    return known is not None and known.session_id == command.session_id
+
+
+def _drops_lost_steps(turn: Any, shown_characters: int = 0) -> None:
+    pass
+
+
+async def _mints_per_try(start: Any, commands: Any) -> Any:
+    async def ask() -> Any:
+        return await commands.send(start.but(attempt_id=new_id()), run_service.START_TIMEOUT)
+
+    with contextlib.suppress(run_service.AttemptAlive, run_service.NotRunnable, run_service.Refused):
+        return await run_service._with_patience(ask, run_service.START_PATIENCE)
+    return None
+
+
+real_call_model = workers.ScriptedCrew._call_model
+
+
+async def _calls_before_begin(self: Any, key: str, *, fails: bool = False) -> None:
+    if self._attempt.find(key) is None:
+        await self._process.call(lambda: self._world.provider_called(self._brief, key))
+    await real_call_model(self, key, fails=fails)
+
+
+def _answers_any_time(turn: Any, command: Any, store: Any, answer: Any) -> Any:
+    calls = turn.snapshot.pending_tool_calls
+    call = next((call for call in calls if call.tool_call_id == answer.tool_call_id), None)
+    return call and call.but(status=ToolCallStatus.EXECUTED, answered_by=command.user_id, answer=answer.payload)
+
+
+def _renumbers(self: Any, events: Any) -> Any:
+    s = self.snapshot
+    return turns.batch(s.epoch, s.log_seq if s.log_epoch == s.epoch else 1, events)
+
+
+def _wakes_nobody(turn: Any, command: Any) -> None:
+    return None
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+PLANTS: dict[str, Plant] = {
+    "ack_before_commit": _patch(mailbox.PartitionMailboxes, "put", _ack_before_commit),
+    "reply_before_commit": _patch(mailbox.PartitionMailboxes, "_commit", _commit_later),
+    "no_epoch_check": _patch(attempts, "is_repeated", _never_stale),
+    "no_ordinals": _patch(attempts, "is_repeated", _without_ordinals),
+    "no_attempt_memory": _handler(c.StartRun, _forgets_attempts),
+    "no_run_dedup": _patch(clients, "_is_repeated", lambda _turn, _command: False),
+    "any_body_dedup": _patch(clients, "_is_repeated", _accepts_again),
+    "grant_while_cancelling": _handler(c.BeginStep, _grants_while_cancelling),
+    "terminal_twice": _patch(attempts, "close_run", _terminal_twice),
+    "lost_calls_unbilled": _patch(endings, "lose_open_steps", _drops_lost_steps),
+    "second_answer_taken": _patch(answers, "_match", _answers_any_time),
+    "model_called_before_begin": _patch(workers.ScriptedCrew, "_call_model", _calls_before_begin),
+    "attempt_id_per_try": _patch(run_service, "_ask_for_epoch", _mints_per_try),
+    "reaper_wakes_nobody": _handler(c.ReapAttempt, _wakes_nobody),
+    "overlapping_numbers": _patch(turns.Turn, "number", _renumbers),
+}
+
+
+def _without_partition_check(world: World) -> None:
+    world.tables.checks_partition = False
+
+
+def _without_any_check(world: World) -> None:
+    world.tables.checks_partition = world.tables.checks_version = False
+
+
+STORE: dict[str, Callable[[World], None]] = {
+    "no_partition_epoch": _without_partition_check,
+    "no_fences_at_all": _without_any_check,
+}
+
+EVERY = (*PLANTS, *STORE)
+
+
+def find(name: str, seeds: range) -> tuple[int, Exception] | None:
+    """The first schedule that breaks with the bug planted, and how; None if none does."""
+    planted = PLANTS.get(name, contextlib.nullcontext)
+    for seed in seeds:
+        with planted():
+            try:
+                World(seed, sabotage=STORE.get(name, lambda _world: None)).run()
+            except Exception as error:  # a bug may break the simulation itself, too
+                return seed, error
+    return None

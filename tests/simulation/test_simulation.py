@@ -1,0 +1,37 @@
+"""Seeded schedules of a whole installation without real time: crashes at every await, and nothing is lost.
+
+CALLBOARD_TEST_SEED=<seed> runs one schedule; CALLBOARD_TEST_SIMULATION=<seconds> is the budget.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from simulation.world import World
+
+BUDGET = float(os.environ.get("CALLBOARD_TEST_SIMULATION", "20"))  # seconds
+ONE = os.environ.get("CALLBOARD_TEST_SEED")
+FIRST = 1
+
+
+@pytest.mark.timeout(BUDGET + 120)
+def test_every_schedule_keeps_the_promises() -> None:
+    if ONE is not None:
+        World(int(ONE)).run()
+        return
+    deadline, seed = time.monotonic() + BUDGET, FIRST
+    while time.monotonic() < deadline:
+        World(seed).run()
+        seed += 1
+    print(f"{seed - FIRST} schedules")
+
+
+def test_a_seed_replays_exactly() -> None:
+    first, again, other = World(4711), World(4711), World(4712)
+    for world in (first, again, other):
+        world.run()
+    assert first.trace == again.trace
+    assert first.trace != other.trace
