@@ -6,7 +6,7 @@ In: a session's snapshot and its next command. Out: `Facts`. Worker commands on 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -72,7 +72,8 @@ class Gatherer:
             facts = replace(facts, run=await _known_run(db, command.user_id, command.run_id))
         if isinstance(command, c.AcceptResume):
             known = await _known_run(db, snapshot.user_id, command.run_id or command.leg_run_id)
-            facts = replace(facts, run=known, settled=await _settled_calls(db, command))
+            settled = await _settled_calls(db, command)
+            facts = replace(facts, run=known or await _run_of_calls(db, snapshot.user_id, settled), settled=settled)
         if isinstance(command, c.AcceptRun) and facts.run is None:
             facts = await self._for_new_run(agents, facts, command)
         if isinstance(command, c.StartRun):
@@ -144,11 +145,18 @@ def _takes_epoch(facts: Facts, run: ActiveRun, command: c.Command) -> bool:
     return isinstance(command, c.FailRun)
 
 
-async def _known_run(db: AsyncConnection, user_id: str, client_run_id: str) -> KnownRun | None:
-    """The run that has, or one of whose legs had, this runId."""
-    rows = (
-        await db.execute(_KNOWN_RUN, {"id": run_uuid(user_id, client_run_id), "u": user_id, "c": client_run_id})
-    ).all()
+async def _run_of_calls(db: AsyncConnection, user_id: str, calls: Mapping[str, PendingToolCall]) -> KnownRun | None:
+    """The run whose calls are answered again, under a runId that nobody has used yet."""
+    run = next((call.run_id for call in calls.values()), None)
+    return await _known_run(db, user_id, "", UUID(run)) if run else None
+
+
+async def _known_run(
+    db: AsyncConnection, user_id: str, client_run_id: str, run_id: UUID | None = None
+) -> KnownRun | None:
+    """The run that has, or one of whose legs had, this runId; or the one of this internal id."""
+    names = {"id": run_id or run_uuid(user_id, client_run_id), "u": user_id, "c": client_run_id}
+    rows = (await db.execute(_KNOWN_RUN, names)).all()
     if not rows:
         return None
     first = rows[0]

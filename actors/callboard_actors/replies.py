@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from callboard_actors.facts import Facts
 from callboard_runtime.domain import commands as c
@@ -46,9 +47,17 @@ def _resume(decided: Decided, command: c.AcceptResume) -> c.Reply:
         run_id, leg = run_uuid(command.user_id, command.leg_run_id), 1
     leg = known.digests.get((command.leg_run_id, command.digest), leg) if known else leg
     status, thread, task = _status_after(decided, run_id), decided.after.thread_id, task_id(run_id, leg)
-    return c.Reply(
-        answer=c.RunAnswer(run_id=command.leg_run_id, thread_id=thread, task_id=task, status=status, leg=leg)
-    )
+    name = _name_of_leg(decided, command, run_id)
+    return c.Reply(answer=c.RunAnswer(run_id=name, thread_id=thread, task_id=task, status=status, leg=leg))
+
+
+def _name_of_leg(decided: Decided, command: c.AcceptResume, run_id: UUID) -> str:
+    """The runId that was asked for, or, when it opened no leg because the answers were known, one that the run has."""
+    known, active = decided.facts.run, decided.after.active
+    opened = any(isinstance(event, e.LegOpened) for event in decided.events)
+    if opened or known is None or any(used == command.leg_run_id for used, _ in known.digests):
+        return command.leg_run_id
+    return active.leg_run_id if active is not None and active.run_id == run_id else known.client_run_id
 
 
 def _run(decided: Decided, command: c.AcceptRun | c.CancelRun) -> c.Reply:

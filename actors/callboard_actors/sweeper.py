@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 LEADER_LOCK = 0x63616C6C  # any number that nothing else in this database locks
 SEND_AGAIN = 5.0  # seconds until the same command is sent once more
-EXPIRY_EVERY = 30.0  # seconds
+EXPIRY_EVERY = 30.0  # seconds; oftener where calls expire sooner
 CLEANUP_EVERY = 60.0  # seconds
 FORGET_AFTER = 3600.0  # seconds of silence after which a process's row goes
 BATCH = 500  # commands of one kind per sweep
@@ -78,6 +78,7 @@ class Sweeper:
         self._engine, self._commands = engine, commands
         self._sweep_every, self._silent_after = settings.actors.sweep, settings.actors.silent_after
         self._heartbeat = settings.worker.heartbeat
+        self._expiry_every = min(EXPIRY_EVERY, settings.runs.tool_call_ttl / 4)
         self._told: dict[tuple[str, UUID], float] = {}  # what was sent -> when
         self._next: dict[str, float] = {}  # rarer duties -> when they are due
         self._reap_from = 0.0
@@ -119,7 +120,7 @@ class Sweeper:
         if now >= self._reap_from:
             await self._reap(connection)
         await self._tell_all(connection, _OVERDUE, lambda row: (row.run_id, EnforceDeadline(**row._mapping)))
-        await self._sometimes("expiry", EXPIRY_EVERY, lambda: self._expire(connection))
+        await self._sometimes("expiry", self._expiry_every, lambda: self._expire(connection))
         await self._sometimes("cleanup", CLEANUP_EVERY, lambda: self._clean_up(connection))
         self._swept_at = asyncio.get_running_loop().time()
 

@@ -42,9 +42,9 @@ class Acceptance:
 
     async def run(self, principal: Principal, request: RunRequest) -> RunAnswer:
         """Accept a run, or the answers that the request brings. Raises what the actor refused it with."""
-        if request.answers:
-            return await self._answers(principal, request)
         session_id = session_uuid(principal.user_id, request.thread_id)
+        if request.answers:
+            return await self._answers(principal, session_id, request)
         shown = [message.message_id for message in request.user_messages]
         known = await self._records.known_messages(session_id, shown) if shown else set[str]()
         return await self._send(
@@ -99,14 +99,15 @@ class Acceptance:
         """Send any command within the time that this front waits."""
         return await self._commands.send(command, self._timeout)
 
-    async def _answers(self, principal: Principal, request: RunRequest) -> RunAnswer:
+    async def _answers(self, principal: Principal, session_id: UUID, request: RunRequest) -> RunAnswer:
         state = await self._records.state(principal.user_id, request.thread_id)
         modes = {call.tool_call_id: call.mode for call in state.pending_tool_calls} if state else {}
-        results = [tool_result(message) for message in frontend_results(request, modes)]
+        named = [message.id for message in request.tool_answers]
+        known = await self._records.own_results(session_id, named) if named else set[str]()
+        results = [tool_result(message) for message in frontend_results(request, modes) if message.id not in known]
         answers = [*map(decision, request.resume), *results]
         if not answers:
             raise ToolResultMismatch("an approval is answered with `resume`, not with a tool message")
-        session_id = session_uuid(principal.user_id, request.thread_id)
         try:
             answer = await self.resume(principal, session_id, request.run_id, request.digest, answers)
         except NotFound:  # there is no session whose actor could note it

@@ -66,6 +66,11 @@ SELECT r.*, s.thread_id, s.deleted_at IS NOT NULL AS deleted
 """)
 _LEGS = text("SELECT * FROM run_legs WHERE run_id = :run_id ORDER BY leg")
 _KNOWN_MESSAGES = text("SELECT message_id FROM messages WHERE session_id = :session_id AND message_id = ANY(:ids)")
+_OWN_RESULTS = text("""
+SELECT m.message_id FROM messages m
+ WHERE m.session_id = :session_id AND m.message_id = ANY(:ids) AND m.role = 'tool'
+   AND EXISTS (SELECT 1 FROM run_steps s WHERE s.run_id = m.run_id AND s.key = 'tool:' || m.tool_call_id)
+""")
 _SESSION_STATE = text(
     "SELECT state_snapshot, deleted_at IS NOT NULL AS deleted FROM sessions WHERE id = :id AND user_id = :user_id"
 )
@@ -99,6 +104,11 @@ class Records:
         async with connect(self._engine) as connection:
             rows = await connection.execute(_KNOWN_MESSAGES, {"session_id": session_id, "ids": list(ids)})
             return set(rows.scalars())
+
+    async def own_results(self, session_id: UUID, ids: Iterable[str]) -> set[str]:
+        """Which of these messages are results of the backend's tools, that a client shows as part of its history."""
+        async with connect(self._engine) as connection:
+            return set(await connection.scalars(_OWN_RESULTS, {"session_id": session_id, "ids": list(ids)}))
 
     async def state(self, user_id: str, thread_id: str) -> StateSnapshot | None:
         """The actor's state of a session that exists."""

@@ -39,8 +39,8 @@ def accept_resume(turn: Turn, command: AcceptResume) -> None:
     except ToolResultMismatch as error:
         _note(turn, command, error)
         return
-    if turn.facts.now > command.not_after:
-        raise TooLate(retry_after=1)
+    if any(settled):
+        _check_new(turn, command)
     for call, answer in zip(settled, command.answers, strict=True):
         if call is not None:
             _settle(turn, call, answer)
@@ -51,12 +51,18 @@ def _is_repeated(turn: Turn, command: AcceptResume) -> bool:
     known = turn.facts.run
     if known is None or known.session_id != command.session_id:
         return False
-    if (command.leg_run_id, command.digest) in known.digests:
-        return True
-    ours = turn.snapshot.active is not None and turn.snapshot.active.run_id == known.run_id
-    if not ours and any(used == command.leg_run_id for used, _ in known.digests) and command.run_id is None:
+    return (command.leg_run_id, command.digest) in known.digests
+
+
+def _check_new(turn: Turn, command: AcceptResume) -> None:
+    """What changes something comes in time, and under a runId of the paused run or under a new one."""
+    if turn.facts.now > command.not_after:
+        raise TooLate(retry_after=1)
+    known = turn.facts.run
+    if known is None or known.run_id == turn.active.run_id or command.run_id is not None:
+        return
+    if any(used == command.leg_run_id for used, _ in known.digests):
         raise RunIdConflict(f"run id {command.leg_run_id!r} was used before with another body; take a new run id")
-    return False
 
 
 def _match(turn: Turn, command: AcceptResume, store: PendingToolStore, answer: ToolAnswer) -> PendingToolCall | None:
