@@ -139,3 +139,27 @@ async def test_killed_around_a_pause(
     assert (await ended(client, run))["status"] == "succeeded"
     await check_legs(callboard, client, thread, 2)
     assert (len(model.of(key)), len(await starts(callboard, label))) == (2, 1)
+
+
+@pytest.mark.parametrize(("point", "kept"), [("after_tool", False), ("after_tool_record", True)])
+async def test_the_state_is_what_was_recorded(
+    callboard: Callboard, client: FrontClient, key: str, faults_folder: Path, point: str, kept: bool
+) -> None:
+    thread, label, armed = fresh("thread"), fresh("label"), faults_folder / point
+    armed.touch()
+    begin = {"labels": ["first"]}
+    run = await client.start(f"key:{key} call:remember:{label}", thread=thread, state=begin)
+    _, task = client.follow(run)
+    await until(lambda: not armed.exists(), "the worker's death")
+    if not kept:
+        await decide(client, thread, run, "retry")
+    await asyncio.wait_for(task, 60)
+    assert (await ended(client, run))["status"] == "succeeded"
+    log = await client.log(thread)
+    end = {"labels": ["first", label]}
+    states = [(f.type, f.event.get("snapshot", f.event.get("delta"))) for f in log if f.type.startswith("STATE_")]
+    changed = ("STATE_DELTA", [{"op": "add", "path": "/labels/1", "value": label}])
+    opening, again = ("STATE_SNAPSHOT", begin), ("STATE_SNAPSHOT", end if kept else begin)
+    # Recorded: the next attempt shows it whole. Not recorded: it never was, until the second call of the tool.
+    assert states == ([opening, changed, again] if kept else [opening, *[again] * 3, changed]), states
+    await check_legs(callboard, client, thread, 1 if kept else 2)

@@ -29,3 +29,9 @@ async def enter(context: ToolContext, label: str) -> str:
         await connection.close()
     fault_point("inside_tool")
     return f"entered {label}"
+
+
+def remember(context: ToolContext, label: str) -> str:
+    """Add the label to the shared state."""
+    context.set_state({"labels": [*(context.state or {}).get("labels", []), label]})
+    return f"remembered {label}"
