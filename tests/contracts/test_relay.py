@@ -24,7 +24,7 @@ from callboard_runtime.domain.event_batch import EventBatch, EventId, batch
 from callboard_runtime.domain.ids import partition_of, task_id
 from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.persistence.database import create_engine
-from callboard_runtime.settings import Settings
+from callboard_runtime.settings import ActorSettings, Settings
 from callboard_runtime.stream.lanes import LanePublisher
 from callboard_runtime.stream.tail import TailStore
 from services import TcpProxy
@@ -49,7 +49,8 @@ class Stage:
         self.engine, self.tail, self.url, self._stack = engine, tail, broker_url, stack
 
     async def relay(self, process: str = ME, url: str | None = None, *, running: bool = True) -> OutboxRelay:
-        settings = Settings(amqp_url=url or self.url)
+        # Processes here beat once, when they are written down: a busy machine must not declare them dead.
+        settings = Settings(amqp_url=url or self.url, actors=ActorSettings(silent_after=600))
         publisher = await ActorPublisher.connect(settings, process)
         self._stack.push_async_callback(publisher.close)
         lanes = await LanePublisher.connect(url or self.url, process)
