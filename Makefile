@@ -6,14 +6,11 @@ help:
 	@echo "make run     Callboard in this terminal, with its own PostgreSQL, Valkey and broker"
 	@echo "make test    the whole test suite, on real services"
 	@echo "make lint    style, types, direction of imports"
-	@echo "make chaos   the fault tests alone, many rounds (ROUNDS=20)"
+	@echo "make chaos   kill, freeze and cut everything for ten minutes, then check every promise (ARGS=--plants)"
 	@echo "make bench   the benchmarks"
 	@echo "make lock    resolve the dependencies anew"
 	@echo "make setup   only create .venv"
 	@echo "make clean   remove .venv and everything else that was built"
 
-run test lint bench lock setup clean:
+run test lint chaos bench lock setup clean:
 	@scripts/$@ $(ARGS)
-
-chaos:
-	@CALLBOARD_TEST_CHAOS_ROUNDS=$${ROUNDS:-20} scripts/test tests/faults $(ARGS)

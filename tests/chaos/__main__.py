@@ -1,0 +1,105 @@
+"""`make chaos`: rounds for ten minutes, or the planted bugs (`ARGS=--plants`); exits 1 with the seed on a violation."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from chaos import plants
+from chaos.rounds import Installation, PlantedZygote, Result, installation, table
+from services.session import Services
+from stack import Zygote
+
+ROUND = {"sessions": 6, "turns": 3, "blows": 8, "heavy": True}
+PLANT_ROUNDS = 4  # rounds in which a planted bug must be found
+console = Console()
+
+
+def main() -> int:
+    options = _options()
+    services = Services()
+    folder = Path(tempfile.mkdtemp(prefix="callboard-chaos-"))
+    folder.chmod(0o755)
+    zygote, status = PlantedZygote(folder), 1
+    try:
+        status = asyncio.run(_run(options, services, zygote, folder))
+    finally:
+        zygote.stop()
+        services.stop()
+        if status == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            console.print(f"the logs are in {folder}", highlight=False)
+    return status
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make chaos ARGS=…", description="Fault injection on real processes.")
+    parser.add_argument("--seed", type=int, help="repeat the rounds of this seed")
+    parser.add_argument("--minutes", type=float, default=10, help="how long to go on (default 10)")
+    parser.add_argument("--plants", nargs="*", metavar="NAME", help="plant each bug, or the named ones, and find it")
+    return parser.parse_args()
+
+
+async def _run(options: argparse.Namespace, services: Services, zygote: Zygote, folder: Path) -> int:
+    seed = options.seed or random.SystemRandom().randrange(1, 2**31)
+    if options.plants is not None:
+        return await _find_plants(options.plants or list(plants.EVERY), seed, services, zygote, folder)
+    result = Result(seed)
+    async with installation(services, zygote, folder / "chaos") as it:
+        await _rounds(it, seed, options.minutes * 60, result)
+    _report(result)
+    return 1 if result.broken else 0
+
+
+async def _rounds(it: Installation, seed: int, seconds: float, result: Result) -> None:
+    deadline, number = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline and not result.broken:
+        await it.round(seed + 10 * number, result=result, **ROUND)
+        number += 1
+        console.print(
+            f"{result.seconds:.0f} s, round {number}: {result.accepted} runs, {sum(result.blows.values())} blows so far"
+        )
+
+
+async def _find_plants(names: list[str], seed: int, services: Services, zygote: Zygote, folder: Path) -> int:
+    missed: list[str] = []
+    for name in names:
+        began, result = time.monotonic(), Result(seed)
+        async with installation(services, zygote, folder / name, plant=name) as it:
+            for number in range(PLANT_ROUNDS):
+                await it.round(seed + 10 * number, result=result, **ROUND | {"turns": 2, "blows": 5, "heavy": False})
+                if result.broken:
+                    break
+        first = next((f"promise {number}: {what[0]}" for number, what in result.broken.items()), "NOT FOUND")
+        console.print(f"{name}: {time.monotonic() - began:.0f} s, {first[:160]}", highlight=False)
+        missed += [] if result.broken else [name]
+    return 1 if missed else 0
+
+
+def _report(result: Result) -> None:
+    console.print(table([result]))
+    console.print(
+        f"{result.seconds:.0f} s, {result.turns} turns, {result.accepted} accepted, {dict(result.statuses)}, "
+        f"{result.calls} model calls, {result.reconnects} reconnects; blows: {dict(result.blows)}",
+        highlight=False,
+    )
+    for promise, what in result.broken.items():
+        for item in what[:5]:
+            console.print(f"[red]promise {promise}:[/red] {item}", highlight=False)
+    if result.broken:
+        console.print(f"repeat with: make chaos ARGS='--seed {result.seed}'")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The clients of the chaos suite, and their ledger: what they asked for, what they were told, what they saw."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from front_client import RUNS, Answer, FrontClient, Json, Reader, fresh, run_input
+from promises import ENDED
+from stack import Callboard
+
+KINDS = ("talk", "talk", "talk", "talk", "press", "launch", "fail", "cancel")
+FAILURES = ("500 0", "429 0", "garbage 0", "disconnect 2", "hang 2", "hang 0")
+END_WITHIN = 120.0  # seconds
+
+
+@dataclass
+class Turn:
+    """One run as its client knows it."""
+
+    key: str
+    kind: str
+    thread: str
+    run: str
+    body: Json
+    answers: list[Answer] = field(default_factory=list)  # to the posts of the same body
+    contradiction: Answer | None = None
+    cancel: Answer | None = None
+    readers: list[Reader] = field(default_factory=list)  # one per leg
+    resumes: list[Answer] = field(default_factory=list)  # to the same answer
+    wrong_resume: Answer | None = None
+    shown: Json | None = None  # the run as it was at the end
+    trouble: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        return any(answer.status == 202 for answer in self.answers)
+
+
+class Load:
+    """A number of users who take turns in sessions of their own, one after the other."""
+
+    def __init__(self, callboard: Callboard, chance: random.Random, sessions: int, turns: int) -> None:
+        self.turns: list[Turn] = []
+        self.user = fresh("user")
+        self._callboard, self._chance = callboard, chance
+        self._sessions, self._turns = sessions, turns
+        self.latencies: list[float] = []
+
+    async def run(self) -> None:
+        """Take all turns; returns when each has ended or was given up."""
+        async with self._callboard.client(self.user) as client:
+            await asyncio.gather(*(self._session(client) for _ in range(self._sessions)))
+
+    async def _session(self, client: FrontClient) -> None:
+        thread = fresh("thread")
+        for _ in range(self._turns):
+            turn = self._make(thread)
+            self.turns.append(turn)
+            try:
+                async with asyncio.timeout(END_WITHIN + 60):
+                    await self._take(client, turn)
+            except (TimeoutError, AssertionError) as error:
+                turn.trouble = f"{type(error).__name__}: {str(error)[:200]}"
+            await asyncio.sleep(self._chance.random() * 0.3)
+
+    def _make(self, thread: str) -> Turn:
+        kind, key, run = self._chance.choice(KINDS), fresh("key"), fresh("run")
+        text = {
+            "talk": f"key:{key} talk {self._chance.randrange(10, 500)}",
+            "cancel": f"key:{key} talk 800",
+            "press": f"key:{key} press",
+            "launch": f"key:{key} launch",
+            "fail": f"key:{key} fail {self._chance.choice(FAILURES)}",
+        }[kind]
+        body = run_input(text, thread=thread, run=run, forwardedProps={"agentId": "chat"})
+        return Turn(key, kind, thread, run, body)
+
+    async def _take(self, client: FrontClient, turn: Turn) -> None:
+        copies = self._chance.choice((1, 1, 3))
+        turn.answers = list(await asyncio.gather(*(client.post_until_taken(turn.body) for _ in range(copies))))
+        if not turn.accepted:
+            return
+        if self._chance.random() < 0.2:
+            other = {**turn.body, "messages": [{"id": "other", "role": "user", "content": "something else"}]}
+            turn.contradiction = await client.post_until_taken(other)
+        if turn.kind == "cancel":
+            turn.cancel = await self._cancel(client, turn)
+        await self._read(client, turn)
+        if turn.kind == "launch":
+            await self._approve(client, turn)
+        turn.shown = await client.run(turn.run)
+
+    async def _cancel(self, client: FrontClient, turn: Turn) -> Answer:
+        await asyncio.sleep(self._chance.random() * 2)
+        return await client._insist("POST", f"{RUNS}/{turn.run}/cancel")
+
+    async def _read(self, client: FrontClient, turn: Turn) -> None:
+        """Read one leg, over as many connections as it takes; now and then cut by the client itself."""
+        reader = Reader(client, turn.run)
+        turn.readers.append(reader)
+        if self._chance.random() < 0.3:
+            try:
+                async with asyncio.timeout(self._chance.random()):
+                    await reader.read()
+            except TimeoutError:
+                pass
+        async with asyncio.timeout(END_WITHIN):
+            await reader.read()
+
+    async def _approve(self, client: FrontClient, turn: Turn) -> None:
+        """Answer what the run asks until it ends: twice the same, and once something else afterwards."""
+        for _ in range(4):
+            shown = await client.run(turn.run)
+            if shown["status"] in ENDED:
+                return
+            interrupts = turn.readers[-1].frames[-1].event.get("outcome", {}).get("interrupts", [])
+            if not interrupts:
+                return
+            # What was being done when its process died is asked about, too: say that it failed.
+            answers = [{"interrupt_id": item["id"], "status": "approved"} for item in interrupts]
+            path = f"{RUNS}/{turn.run}/resume"
+            turn.resumes = [await self._resume(client, path, answers) for _ in range(2)]
+            if turn.resumes[0].status == 409:  # an unknown outcome is no approval
+                answers = [{"interrupt_id": item["id"], "status": "fail"} for item in interrupts]
+                turn.resumes = [await self._resume(client, path, answers) for _ in range(2)]
+            await self._next_leg(client, turn)
+        rejected = [{**answer, "status": "rejected"} for answer in answers]
+        turn.wrong_resume = await self._resume(client, path, rejected)
+
+    async def _resume(self, client: FrontClient, path: str, answers: list[Json]) -> Answer:
+        for _ in range(100):
+            try:
+                answer = await client._insist("POST", path, {"answers": answers})
+            except (aiohttp.ClientError, ConnectionError):
+                continue
+            if answer.code != "NOT_PENDING_YET":
+                return answer
+            await asyncio.sleep(0.2)
+        return answer
+
+    async def _next_leg(self, client: FrontClient, turn: Turn) -> None:
+        reader = Reader(client, turn.run)
+        before = turn.readers[-1].last
+        async with asyncio.timeout(END_WITHIN):
+            while not (reader.frames and reader.last != before):
+                reader.frames.clear()
+                await reader.read()
+                await asyncio.sleep(0.1)
+        turn.readers.append(reader)

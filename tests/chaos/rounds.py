@@ -1,0 +1,162 @@
+"""One installation and its rounds: clients at work, blows, then every promise checked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from callboard_runtime.embedded.launch import launch_command
+from callboard_runtime.persistence import migrate
+from chaos.blows import Blows, Servers
+from chaos.checker import PROMISES, Checker
+from chaos.load import Load
+from services import TcpProxy
+from services.postgres import Databases
+from services.session import Services
+from stack import Callboard, Urls, Zygote, _environment
+
+HERE = Path(__file__).parent
+SILENT_AFTER = 3.0  # seconds
+PROCESSES = {"http": 2, "actors": 2, "worker": 2}
+SETTINGS = {
+    "CALLBOARD_ACTORS__SILENT_AFTER": str(SILENT_AFTER),
+    "CALLBOARD_ACTORS__SWEEP": "0.25",
+    "CALLBOARD_ACTORS__STANDBY_DELAY": "0.2",
+    "CALLBOARD_HTTP__HEARTBEAT": "1",
+    "CALLBOARD_RUNS__CANCEL_GRACE": "2",
+    "CALLBOARD_RUNS__DEADLINE": "90",
+    "CALLBOARD_LLM__FIRST_TOKEN_TIMEOUT": "2",
+    "CALLBOARD_LLM__TIMEOUT": "10",
+    "CALLBOARD_LLM__RETRIES": "4",
+    "CALLBOARD_LLM__SCRIPTS": str(HERE / "scripts"),
+    "CALLBOARD_CONFIG__DIR": str(HERE / "config"),
+}
+
+
+class PlantedZygote(Zygote):
+    """Forks processes that carry the bug which their environment names."""
+
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        argv = launch_command(
+            [sys.executable, str(HERE / "planted_zygote.py"), str(descriptor)], account=None, death_signal=9
+        )
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                argv, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[descriptor]
+            )
+
+
+@dataclass
+class Result:
+    """What a number of rounds came to."""
+
+    seed: int
+    turns: int = 0
+    accepted: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    blows: Counter[str] = field(default_factory=Counter)
+    examined: Counter[int] = field(default_factory=Counter)
+    broken: dict[int, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+    reconnects: int = 0
+    calls: int = 0
+
+    def add(self, load: Load, blows: Blows, checker: Checker) -> None:
+        self.turns += len(load.turns)
+        self.accepted += sum(turn.accepted for turn in load.turns)
+        self.statuses.update(row["status"] for row in checker.tables.of("runs"))
+        self.blows.update(blows.counts)
+        self.examined.update(checker.examined)
+        self.reconnects += sum(reader.connections - 1 for turn in load.turns for reader in turn.readers)
+        self.calls += len(checker.tables.rows["llm_calls"])
+        for promise, what in checker.broken.items():
+            self.broken.setdefault(promise, []).extend(what)
+
+
+class Installation:
+    """Servers behind proxies, and the Callboard processes on them."""
+
+    def __init__(self, callboard: Callboard, servers: Servers) -> None:
+        self.callboard, self.servers = callboard, servers
+
+    async def round(self, seed: int, *, sessions: int, turns: int, blows: int, heavy: bool, result: Result) -> None:
+        """Load, blows, mend, check."""
+        began, chance = time.monotonic(), random.Random(seed)
+        await asyncio.to_thread(lambda: self.callboard.ensure(**PROCESSES))
+        load = Load(self.callboard, chance, sessions, turns)
+        striking = Blows(self.callboard, self.servers, random.Random(seed + 1), SILENT_AFTER + 2)
+        working, pauses = asyncio.create_task(load.run()), random.Random(seed + 2)
+        for _ in range(blows):
+            await asyncio.sleep(0.2 + pauses.random() * 1.5)
+            if working.done():
+                break
+            await striking.strike(heavy=heavy)
+        await striking.mend(PROCESSES)
+        await working
+        await self._at_rest(load)
+        checker = Checker(self.callboard, load, sessions * sum(striking.counts.values()))
+        await checker.check()
+        result.add(load, striking, checker)
+        result.seconds += time.monotonic() - began
+
+    async def _at_rest(self, load: Load) -> None:
+        """Wait, within a bound, until nothing is left to do; what is left then is the checker's."""
+        query = """SELECT (SELECT count(*) FROM runs WHERE user_id = $1 AND ended_at IS NULL)
+                        + (SELECT count(*) FROM outbox WHERE user_id = $1 AND kind = 'wakeup') AS n"""
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline:
+            [row] = await self.callboard.query(query, load.user)
+            if not row["n"]:
+                return
+            await asyncio.sleep(0.3)
+
+
+@asynccontextmanager
+async def installation(
+    services: Services, zygote: Zygote, folder: Path, plant: str = ""
+) -> AsyncIterator[Installation]:
+    """A fresh database, virtual host and Redis on servers that may be killed."""
+    for name in ("private_postgres", "private_rabbit", "private_redis"):
+        services.begin(name)
+    postgres, rabbit, redis = await asyncio.gather(
+        asyncio.to_thread(services.private_postgres),
+        asyncio.to_thread(services.private_rabbit),
+        asyncio.to_thread(services.private_redis),
+    )
+    database = await asyncio.to_thread(Databases(postgres.url).create)
+    await asyncio.to_thread(migrate.upgrade, database)
+    amqp = (await asyncio.to_thread(rabbit.create_vhost)).replace("heartbeat=10", "heartbeat=3")
+    direct = Urls(database, amqp, redis.next_database())
+    async with AsyncExitStack() as stack:
+        proxies = {
+            name: await stack.enter_async_context(TcpProxy.for_url(url))
+            for name, url in (("PostgreSQL", direct.database), ("RabbitMQ", direct.amqp), ("Redis", direct.redis))
+        }
+        through = {
+            "CALLBOARD_DATABASE_URL": proxies["PostgreSQL"].url(direct.database),
+            "CALLBOARD_AMQP_URL": proxies["RabbitMQ"].url(direct.amqp),
+            "CALLBOARD_REDIS_URL": proxies["Redis"].url(direct.redis),
+        }
+        settings = SETTINGS | through | {"CALLBOARD_TEST_TOOLS": str(folder), "CALLBOARD_TEST_PLANT": plant}
+        with Callboard(direct, folder, zygote, settings) as callboard:
+            yield Installation(callboard, Servers(postgres, rabbit, redis, proxies))
+
+
+def table(results: Sequence[Result]) -> object:
+    """The promises and what became of them."""
+    from rich.table import Table
+
+    shown = Table("#", "promise", "examined", "violations", title=f"{len(results)} runs of the suite")
+    for number, name in PROMISES.items():
+        examined = sum(result.examined[number] for result in results)
+        broken = sum(len(result.broken.get(number, [])) for result in results)
+        shown.add_row(str(number), name, str(examined), str(broken), style="red" if broken else None)
+    return shown

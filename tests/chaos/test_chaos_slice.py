@@ -1,0 +1,34 @@
+"""A short slice of `make chaos`: two rounds of blows on real processes, and every promise checked.
+
+CALLBOARD_TEST_SEED=<seed> draws the same blows again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from chaos.rounds import Result, installation
+from services.session import Services
+from shared_stacks import shared_stacks
+
+SEED = int(os.environ.get("CALLBOARD_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+
+
+@pytest.mark.timeout(400)
+async def test_every_promise_holds(
+    pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    zygote = shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services).zygote
+    folder: Path = tmp_path_factory.mktemp("chaos")
+    result = Result(SEED)
+    async with installation(services, zygote, folder) as it:
+        await it.round(SEED, sessions=5, turns=2, blows=5, heavy=False, result=result)
+        await it.round(SEED + 1, sessions=5, turns=2, blows=4, heavy=True, result=result)
+        print(it.callboard.logs())
+    assert not result.broken, f"CALLBOARD_TEST_SEED={SEED}: {result.broken}"
+    assert result.accepted > 10, "the rounds did nothing"
+    assert min(result.examined[promise] for promise in range(1, 10)) > 0
