@@ -169,6 +169,14 @@ async def test_a_bad_call_is_told_to_the_model_and_runs_nothing(
     assert ran.outcome.status == "finished"
 
 
+async def test_a_tool_of_another_agent_is_not_granted(settings: Settings, ran_tools: list[Any]) -> None:
+    stages = stage("first", tools=["add"]), stage("answer", visible=True)
+    ran = await run(brief('call add with {"a": 1}', config(*stages, tools={"add": ADD})), settings)
+    contents = [event["content"] for event in ran.of("TOOL_CALL_RESULT")]
+    assert contents == ['{"sum":1}', "Error: this agent was not granted the tool 'add'"]
+    assert len(ran_tools) == 1
+
+
 @pytest.mark.parametrize(
     ("function", "fields", "expected"),
     [

@@ -53,6 +53,7 @@ class RunContext:
     leg_run_id: str = ""
     deadline: datetime | None = None
     state: SharedState = field(default_factory=SharedState)
+    tools: frozenset[str] = frozenset()  # backend tools of any agent of the run
     # Tool calls whose process died inside the tool, and the epoch in which it was started last.
     unknown: Mapping[str, int] = field(default_factory=dict[str, int])
 

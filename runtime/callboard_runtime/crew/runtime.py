@@ -220,6 +220,7 @@ class CrewAIRuntime:
             stop=self._stop,
             settings=self._settings.runs,
         )
+        run.tools = frozenset(self._config.tools) if self._config else frozenset()
         if (brief := self._brief) is not None:
             run.user_id, run.thread_id, run.run_id = brief.user_id, brief.thread_id, brief.run_id
             run.leg_run_id = brief.leg_run_id

@@ -66,6 +66,9 @@ class Turn:
     async def _settle(self, call: ToolCall, offer: Offer | None) -> ToolResult:
         try:
             arguments, problem = _arguments(call, offer)
+            if offer is None:
+                granted = call.name in self._run.tools
+                problem = f"this agent was not granted the tool {call.name!r}" if granted else problem
             if offer is None or problem is not None:
                 return await self._refused(call, problem or "")
             if offer.crewai is not None:
