@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.results import Result, markdown, save
+from benchmarks.results import Result, markdown, publish, save
 from benchmarks.sizes import QUICK, Sizes
 from benchmarks.workloads import WORKLOADS
 from benchmarks.workloads.chat import AGUI_CREWAI
 from benchmarks.world import World, say
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent / "README.md"
 SEED = 1
 
 
@@ -35,6 +36,8 @@ def main() -> int:
         results, failed = _run(world, sizes, options.only or list(WORKLOADS))
     folder = save(options.out, results, about)
     say(f"results are in {folder}")
+    if options.publish:
+        publish(README, results, about, " ".join(["make bench", *_arguments()]))
     return 1 if failed else 0
 
 
@@ -58,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="Callboard worker processes")
     parser.add_argument("--idle", type=int, help="idle streams")
     parser.add_argument("--agui-crewai", help="Python of an environment that has ag-ui-crewai, to compare with it")
+    parser.add_argument("--publish", action="store_true", help="put the tables into benchmarks/README.md")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest", help="folder for the results")
     options = parser.parse_args()
     if unknown := set(options.only) - set(WORKLOADS):
@@ -65,6 +69,12 @@ def _options() -> argparse.Namespace:
     if options.agui_crewai:
         os.environ[AGUI_CREWAI] = options.agui_crewai
     return options
+
+
+def _arguments() -> list[str]:
+    """What was given on the command line, as `make bench` takes it; without paths of this machine."""
+    given = [each for each in sys.argv[1:] if "/" not in each and each not in ("--publish", "--out", "--agui-crewai")]
+    return [f'ARGS="{" ".join(given)}"'] if given else []
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:

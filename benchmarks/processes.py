@@ -61,7 +61,8 @@ class Child:
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV") if name in os.environ}
-    return {**kept, "LC_ALL": "C.UTF-8", "CALLBOARD_ENV_FILE": "", "PYTHONUNBUFFERED": "1"}
+    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true"}
+    return {**kept, **quiet, "LC_ALL": "C.UTF-8", "CALLBOARD_ENV_FILE": "", "PYTHONUNBUFFERED": "1"}
 
 
 def program(name: str, folder: Path, *arguments: str, python: str = sys.executable) -> tuple[Child, str]:

@@ -58,6 +58,19 @@ def _cell(value: Value) -> str:
     return svg.number(value) if isinstance(value, float) else str(value)
 
 
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def publish(page: Path, results: Iterable[Result], machine: Mapping[str, object], command: str) -> None:
+    """Put the tables into `page`, in place of those that it has between its markers."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    about = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    tables = "\n\n".join(markdown(result) for result in results)
+    body = f"Made by `{command}` on:\n\n{about}\n\n{tables}".replace("\n## ", "\n### ")
+    page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+
+
 def save(folder: Path, results: Iterable[Result], machine: Mapping[str, object]) -> Path:
     """Write `results.json`, `results.md` and one SVG per plot; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)

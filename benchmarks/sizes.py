@@ -13,7 +13,8 @@ class Sizes:
     chat: Mapping[int, int] = field(default_factory=lambda: {1: 30, 16: 320, 100: 800})
     pace_ms: tuple[int, ...] = (10, 0)
     tokens: int = 64
-    hops: int = 40
+    hops: int = 48
+    hops_at_once: int = 16
     sessions: int = 500  # of the actor's commit path
     commands: Mapping[int, int] = field(default_factory=lambda: {1: 300, 64: 4000})
     readers: int = 500
@@ -26,8 +27,10 @@ class Sizes:
 
 QUICK = Sizes(
     chat={1: 3, 8: 16},
-    hops=4,
-    sessions=30,
+    pace_ms=(10,),
+    hops=16,
+    hops_at_once=8,
+    sessions=100,
     commands={1: 20, 16: 100},
     readers=30,
     rounds=10,

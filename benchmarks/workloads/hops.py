@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import datetime
 
 import uvloop
@@ -12,7 +14,6 @@ import uvloop
 from benchmarks.browsers import Target, run_input, session, visit
 from benchmarks.results import Result, Row, Table
 from benchmarks.sizes import Sizes
-from benchmarks.workloads.chat import STORED
 from benchmarks.world import Stack, World, say, token
 from callboard_runtime.load.stats import spread
 
@@ -45,24 +46,29 @@ HOPS: tuple[tuple[str, str, str], ...] = (
 
 
 def run(world: World, sizes: Sizes) -> Result:
-    say(f"hops: {sizes.hops} runs, one at a time")
     stack = world.chat_stack
-    moments = uvloop.run(_collect(world, stack, sizes))
+    found: dict[int, list[Moments]] = {}
+    for at_once in (1, sizes.hops_at_once):
+        say(f"hops: {sizes.hops} runs, {at_once} at once")
+        found[at_once] = uvloop.run(_collect(world, stack, sizes, at_once))
     notes = (
-        "One run at a time. Row times are those at which their transactions began, so a commit itself counts to the "
-        "hop that follows. All clocks are this machine's.",
+        "Row times are those at which their transactions began, so a commit itself counts to the hop that follows. All "
+        "clocks are this machine's.",
     )
-    return Result("hops", (Table("Milliseconds per hop", tuple(_rows(moments))),), notes)
+    return Result("hops", (Table("Milliseconds per hop", tuple(_rows(found))),), notes)
 
 
-async def _collect(world: World, stack: Stack, sizes: Sizes) -> list[Moments]:
+async def _collect(world: World, stack: Stack, sizes: Sizes, at_once: int) -> list[Moments]:
     target = Target(f"{stack.url}/api/v1/agent/agui/chat", {"Authorization": f"Bearer {token('bench')}"})
-    await stack.query(STORED)
+    left = itertools.count(1)
     found: list[Moments] = []
-    for number in range(sizes.hops + 2):
-        moments = await _one(world, stack, target, sizes.tokens)
-        if number >= 2:  # the first ones fill caches
-            found.append(moments)
+
+    async def user() -> None:
+        await _one(world, stack, target, sizes.tokens)  # the first one fills caches
+        while next(left) <= sizes.hops:
+            found.append(await _one(world, stack, target, sizes.tokens))
+
+    await asyncio.gather(*(user() for _ in range(at_once)))
     return found
 
 
@@ -88,14 +94,17 @@ async def _one(world: World, stack: Stack, target: Target, tokens: int) -> Momen
     }
 
 
-def _rows(moments: list[Moments]) -> list[Row]:
-    rows: list[Row] = []
-    for name, begin, end in HOPS:
-        between: Callable[[Moments], float] = _ours if not begin else lambda m, b=begin, e=end: m[e] - m[b]
-        found = spread(1000 * between(each) for each in moments)
-        assert found is not None
-        rows.append({"hop": name, "p50 ms": found.p50, "p95 ms": found.p95})
-    return rows
+def _rows(found: Mapping[int, list[Moments]]) -> list[Row]:
+    return [{"hop": name, **_columns(found, begin, end)} for name, begin, end in HOPS]
+
+
+def _columns(found: Mapping[int, list[Moments]], begin: str, end: str) -> Row:
+    columns: dict[str, float] = {}
+    for at_once, moments in found.items():
+        times = spread(1000 * (each[end] - each[begin] if begin else _ours(each)) for each in moments)
+        assert times is not None
+        columns |= {f"p50, {at_once} at once": times.p50, f"p95, {at_once} at once": times.p95}
+    return columns
 
 
 def _ours(moments: Moments) -> float:
