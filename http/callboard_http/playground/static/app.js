@@ -60,6 +60,7 @@ class App {
   /** Tell the person; a token that is no longer accepted is asked for again. */
   failed(error) {
     if (error.status === 401) this.signIn.again();
+    if (error.message === this.toolbar.problem) return; // said already
     console.error(error);
     this.toolbar.tell(error.message);
     this.announcer.say(error.message);

@@ -51,8 +51,9 @@ export class Conversation {
     for (const message of messages.filter((one) => !one.withdrawn && !known.has(one.id))) {
       takeMessage(older, camelised(message), message.run_id);
     }
-    this.items = new Map([...older.items, ...[...known].filter(([id]) => !older.items.has(id))]);
-    for (const id of older.items.keys()) this.changed.add(id);
+    const missing = [...older.items].filter(([id]) => !known.has(id)); // a call may be known without its message
+    this.items = new Map([...missing, ...known]);
+    for (const [id] of missing) this.changed.add(id);
   }
 
   put(item) {
@@ -110,6 +111,7 @@ const HANDLERS = {
     const waits = markWaiting(view, runId, outcome);
     run.status = waits ? "awaiting_input" : outcome.type === "cancelled" ? "cancelled" : "succeeded";
     if (run.status === "cancelled") view.notice("muted", "The run was cancelled.");
+    if (!waits) giveUpCalls(view, runId);
     close(view);
   },
 
@@ -117,6 +119,7 @@ const HANDLERS = {
     const run = view.open ? view.run(view.open) : null;
     if (run) Object.assign(run, { status: "failed", error: { code, message } });
     view.notice("error", code ? `${message} (${code})` : message);
+    giveUpCalls(view, view.open);
     close(view);
   },
 
@@ -233,6 +236,13 @@ function markWaiting(view, runId, outcome) {
 /** A run that waited for the browser ends when another one starts. */
 function abandonOthers(view, runId) {
   for (const item of view.waiting()) if (item.runId !== runId) view.change(item.id, { wait: "abandoned" });
+}
+
+/** No result comes any more once the run has ended. */
+function giveUpCalls(view, runId) {
+  for (const item of view.items.values()) {
+    if (item.kind === "call" && item.runId === runId && item.result === null) view.change(item.id, { wait: "abandoned" });
+  }
 }
 
 function close(view) {

@@ -61,8 +61,10 @@ export class Session {
     this.told.close();
   }
 
+  /** The run that Cancel means: the one at work, else the one that waits for answers, else the next one. */
   get activeRun() {
-    return this.conversation.open ?? this.following ?? this.queue[0] ?? this.conversation.waiting()[0]?.runId ?? null;
+    const { open } = this.conversation;
+    return open ?? this.conversation.waiting()[0]?.runId ?? this.following ?? this.queue[0] ?? null;
   }
 
   get busy() {
@@ -71,7 +73,7 @@ export class Session {
 
   async send(text, { agentId, strategy }) {
     const runId = freshId("run");
-    const message = { id: `${runId}-user`, role: "user", content: text };
+    const message = { id: messageId(runId), role: "user", content: text };
     own(runId);
     await this.api.post("runs", {
       threadId: this.threadId,
@@ -79,7 +81,7 @@ export class Session {
       protocolVersion: "1.0",
       messages: [message],
       tools: DECLARED,
-      forwardedProps: { agentId, multitaskStrategy: strategy },
+      forwardedProps: { agentId, ...(strategy ? { multitaskStrategy: strategy } : {}) },
     });
     if (!this.conversation.items.has(message.id)) this.conversation.addOwn(message.id, text, runId);
     this.queue.push(runId);
@@ -104,8 +106,15 @@ export class Session {
     const runId = this.activeRun;
     if (!runId) return;
     await this.api.post(runPath(runId, "/cancel"), {});
-    this.queue = this.queue.filter((queued) => queued !== runId);
+    if (this.queue.includes(runId) && this.following !== runId) this.#neverStarted(runId);
     this.#wake();
+  }
+
+  /** Nobody will tell us of the end of a run that we do not follow and that the log does not have. */
+  #neverStarted(runId) {
+    this.queue = this.queue.filter((queued) => queued !== runId);
+    this.conversation.change(messageId(runId), { waiting: false });
+    this.conversation.notice("muted", "The run was cancelled before it started.");
   }
 
   /** Cut the stream, as a tunnel would; the run goes on. */
@@ -132,6 +141,7 @@ export class Session {
       }
       this.#goOn();
     } catch (error) {
+      if (error.status === 410) this.close(); // deleted: there will be nothing more to see
       if (!isMissing(error) && !(error instanceof TypeError)) this.failed(error);
     } finally {
       this.looking = false;
@@ -292,6 +302,8 @@ export class Session {
     }
   }
 }
+
+const messageId = (runId) => `${runId}-user`;
 
 const isMissing = (error) => error instanceof ApiError && error.status === 404;
 

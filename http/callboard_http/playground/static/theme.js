@@ -10,7 +10,7 @@ export function setTheme(name, button) {
   if (name === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = name;
   button.textContent = { system: "Auto", light: "Light", dark: "Dark" }[name];
-  button.setAttribute("aria-label", `Theme: ${name}. Change it`);
+  button.setAttribute("aria-label", `Theme: ${button.textContent}`);
 }
 
 export function startTheme(button) {

@@ -92,11 +92,11 @@ function modelCall(call, offset, span) {
   const told = [
     `${call.input_tokens ?? "?"} → ${call.output_tokens ?? "?"} tokens`,
     money(call.cost, call.cost === null ? 1 : 0),
-    call.latency_ms === null ? "at work" : seconds(call.latency_ms),
+    call.latency_ms === null ? (call.status === "begun" ? "at work" : null) : seconds(call.latency_ms),
     call.first_token_ms === null ? null : `first token ${seconds(call.first_token_ms)}`,
     call.estimated ? "estimated" : null,
   ];
-  const status = call.status === "recorded" ? null : h("span", { class: "chip", "data-tone": "muted" }, call.status);
+  const status = ["recorded", "begun"].includes(call.status) ? null : h("span", { class: "chip", "data-tone": "muted" }, call.status);
   return h(
     "li",
     {},
