@@ -15,7 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 
-from callboard_runtime.domain.commands import first_error
+from callboard_runtime.domain.commands import first_error, has_nul
 from callboard_runtime.domain.ids import ClientId
 from callboard_runtime.domain.run_input import MultitaskStrategy, NewMessage, RunInput, digest
 from callboard_runtime.errors import InvalidInput
@@ -129,7 +129,7 @@ M = TypeVar("M", bound=BaseModel)
 
 def parse_json(body: bytes) -> Any:
     """The body's JSON; raises InvalidInput, also for what PostgreSQL cannot keep and for excessive nesting."""
-    if b"\\u0000" in body:
+    if has_nul(body):
         raise InvalidInput("body: contains a NUL character (\\u0000), which cannot be kept: remove it")
     try:
         parsed = orjson.loads(body)

@@ -203,3 +203,12 @@ def test_any_json_is_either_parsed_or_refused_by_name(value):
 def test_any_bytes_are_either_parsed_or_refused(raw):
     with pytest.raises(InvalidInput):
         parse(raw)
+
+
+@given(st.text(alphabet="\\u0\x00a", max_size=12))
+def test_a_message_may_talk_about_nul_and_not_hold_one(text: str):
+    body = with_(messages=[USER | {"content": text}])
+    if "\x00" in text:
+        assert "NUL" in complaint(body)
+    else:
+        assert parse(body).user_messages[0].content == text

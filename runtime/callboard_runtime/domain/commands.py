@@ -6,6 +6,7 @@ epoch) that makes a repeated one recognisable; the sweeper's carry what it saw, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -224,11 +225,19 @@ def encode_command(command: Command) -> bytes:
     return body
 
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def has_nul(json: bytes) -> bool:
+    """Whether a string in this JSON holds the character U+0000; one that talks about `\\u0000` does not."""
+    return b"\\u0000" in json and _NUL.search(json) is not None
+
+
 def decode_command(body: bytes) -> Command:
     """Read a command; raises TooLarge or InvalidInput naming the field."""
     if len(body) > MAX_COMMAND_BYTES:
         raise TooLarge(f"command has {len(body)} bytes; it may have {MAX_COMMAND_BYTES}")
-    if b"\\u0000" in body:
+    if has_nul(body):
         raise InvalidInput("command contains a NUL character; PostgreSQL cannot keep it: remove it")
     try:
         return _COMMANDS.validate_json(body)
