@@ -34,6 +34,12 @@ class Turn:
     wrong_resume: Answer | None = None
     shown: Json | None = None  # the run as it was at the end
     trouble: str = ""
+    doing: str = "posting"
+
+    @property
+    def seen(self) -> list[str]:
+        """What each of its readers saw last."""
+        return [f"{r.connections} connections, {[(f.id, f.type) for f in r.frames[-3:]]}" for r in self.readers]
 
     @property
     def accepted(self) -> bool:
@@ -64,7 +70,7 @@ class Load:
                 async with asyncio.timeout(END_WITHIN + 60):
                     await self._take(client, turn)
             except (TimeoutError, AssertionError) as error:
-                turn.trouble = f"{type(error).__name__}: {str(error)[:200]}"
+                turn.trouble = f"{type(error).__name__} while {turn.doing}: {str(error)[:200]} {turn.seen}"
             await asyncio.sleep(self._chance.random() * 0.3)
 
     def _make(self, thread: str) -> Turn:
@@ -100,7 +106,7 @@ class Load:
 
     async def _read(self, client: FrontClient, turn: Turn) -> None:
         """Read one leg, over as many connections as it takes; now and then cut by the client itself."""
-        reader = Reader(client, turn.run)
+        reader, turn.doing = Reader(client, turn.run), "reading"
         turn.readers.append(reader)
         if self._chance.random() < 0.3:
             try:
@@ -122,7 +128,7 @@ class Load:
                 return
             # What was being done when its process died is asked about, too: say that it failed.
             answers = [{"interrupt_id": item["id"], "status": "approved"} for item in interrupts]
-            path = f"{RUNS}/{turn.run}/resume"
+            path, turn.doing = f"{RUNS}/{turn.run}/resume", "resuming"
             turn.resumes = [await self._resume(client, path, answers) for _ in range(2)]
             if turn.resumes[0].status == 409:  # an unknown outcome is no approval
                 answers = [{"interrupt_id": item["id"], "status": "fail"} for item in interrupts]
@@ -143,11 +149,10 @@ class Load:
         return answer
 
     async def _next_leg(self, client: FrontClient, turn: Turn) -> None:
-        reader = Reader(client, turn.run)
-        before = turn.readers[-1].last
+        reader, before, turn.doing = Reader(client, turn.run), turn.readers[-1].last, "reading on"
+        turn.readers.append(reader)
         async with asyncio.timeout(END_WITHIN):
             while not (reader.frames and reader.last != before):
                 reader.frames.clear()
                 await reader.read()
                 await asyncio.sleep(0.1)
-        turn.readers.append(reader)

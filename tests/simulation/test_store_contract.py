@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError as Refused
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from callboard_actors import commit as commits
 from callboard_actors.commit import RunIdTaken, Versioned, commit
 from callboard_actors.writes import KEYS
 from callboard_runtime.errors import FencedOut
@@ -41,6 +43,28 @@ async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def test_commits_come_out_the_same(worlds: list[World], engine: AsyncEngine) -> None:
+    seen = await _carry_out(worlds, engine)
+    assert seen["written"] > 100
+    assert seen["FencedOut"] > 10
+
+
+@pytest.mark.parametrize("planted", ["no version check", "no partition epoch"])
+async def test_a_planted_bug_is_found(worlds: list[World], engine: AsyncEngine, planted: str) -> None:
+    if planted == "no version check":
+        bug = mock.patch.object(commits, "_guards", return_value=[])
+    else:
+        real = commits.Statement.__init__
+
+        def always_ours(self: Any, writes: Any, partition: int, partition_epoch: int) -> None:
+            real(self, writes, partition, partition_epoch)
+            self.text = self.text.replace("AND partition_epoch = $2", "AND $2::bigint > 0")
+
+        bug = mock.patch.object(commits.Statement, "__init__", always_ours)
+    with bug, pytest.raises(AssertionError):
+        await _carry_out(worlds, engine)
+
+
+async def _carry_out(worlds: list[World], engine: AsyncEngine) -> Counter[str]:
     seen: Counter[str] = Counter()
     for world in worlds:
         await _clear(engine)
@@ -52,8 +76,7 @@ async def test_commits_come_out_the_same(worlds: list[World], engine: AsyncEngin
                 seen[outcome] += 1
         await _try_again(world, engine, seen)
         await _compare(world, engine)
-    assert seen["written"] > 100
-    assert seen["FencedOut"] > 10
+    return seen
 
 
 async def _try_again(world: World, engine: AsyncEngine, seen: Counter[str]) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionGone
 
 from callboard_runtime.domain.event_batch import EventBatch, EventId
 from callboard_runtime.stream.pipelined import PipelinedScript
@@ -151,7 +152,21 @@ def connect_redis(url: str, *, connections: int = CONNECTIONS) -> Redis:
         socket_connect_timeout=SOCKET_TIMEOUT,
         retry=Retry(NoBackoff(), 0),
     )
+    pool.connection_class = type("GuardedConnection", (_Guarded, pool.connection_class), {})
     return Redis.from_pool(pool)
+
+
+class _Guarded:
+    """Part of a connection: what uvloop raises of a transport that is closed already reads as any broken one.
+
+    Without it a connection that dies between two requests fails the second one with a RuntimeError, once.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+        except RuntimeError as error:
+            raise ConnectionGone(str(error)) from error
 
 
 def _contiguous(epoch: int, entries: Iterable[tuple[Any, Any]]) -> EventBatch | None:
