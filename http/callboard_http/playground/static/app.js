@@ -123,11 +123,13 @@ class App {
   }
 
   async #guarded(action) {
+    this.toolbar.clear();
     try {
       await action();
     } catch (error) {
       this.failed(error);
     }
+    this.sessions.refresh();
   }
 
   #toggleStream() {
