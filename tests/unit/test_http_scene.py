@@ -36,7 +36,7 @@ class Leg:
         for piece in pieces:
             self.stream.text_delta(name, piece)
         self.stream.text_ended(name, withdrawn=withdrawn)
-        if not withdrawn:
+        if pieces and not withdrawn:
             self.record({"id": name, "role": "assistant", "content": "".join(pieces)})
 
     def calls(self, arguments: list[list[str]], said: str, answered: bool) -> None:
