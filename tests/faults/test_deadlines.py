@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(180)
 
 HALF = "one two three"
 SHORT = {
-    "CALLBOARD_RUNS__DEADLINE": "2",
+    "CALLBOARD_RUNS__DEADLINE": "6",
     "CALLBOARD_RUNS__START_DEADLINE": "3",
     "CALLBOARD_RUNS__TOOL_CALL_TTL": "600",
 }
