@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from callboard_actors.replies import Decided
 from callboard_actors.writes import KEYS, OutboxItem, Row, Writes, messages_added, session_row, write
-from callboard_runtime.domain.events import RunAccepted
+from callboard_runtime.domain.events import RunAccepted, SessionOpened
 from callboard_runtime.errors import FencedOut
 from callboard_runtime.persistence.database import dump_json, transaction
 
@@ -68,11 +68,12 @@ def _write_session(writes: Writes, versioned: Versioned) -> None:
     said, changed = messages_added(decided.events), decided.before.status != decided.after.status
     row = session_row(decided.after, decided.facts.now, said=said, changed=changed or versioned.version == 0)
     if versioned.version == 0:
-        writes.insert("sessions", {"id": session_id, "state_version": 1, **row})
+        titles = [event.title for event in decided.events if isinstance(event, SessionOpened)]
+        writes.insert("sessions", {"id": session_id, "state_version": 1, "title": titles[0] if titles else None, **row})
     else:
         writes.update("sessions", {"id": session_id, "state_version": versioned.version + 1, **row})
     if session_id in writes.deleted:
-        writes.update("sessions", {"id": session_id, "deleted_at": decided.facts.now})
+        writes.update("sessions", {"id": session_id, "deleted_at": decided.facts.now, "title": None})
 
 
 async def _execute(connection: AsyncConnection, statement: Statement, writes: Writes) -> None:

@@ -77,8 +77,15 @@ async def test_a_run_from_acceptance_to_its_end(it: Actor) -> None:
     assert run["config"]
     assert run["started_at"]
     assert run["ended_at"]
-    [session] = await it.rows("SELECT status, message_count, total_tokens, log_epoch, log_seq FROM sessions")
-    assert session == {"status": "idle", "message_count": 2, "total_tokens": 17, "log_epoch": 1, "log_seq": 5}
+    [session] = await it.rows("SELECT title, status, message_count, total_tokens, log_epoch, log_seq FROM sessions")
+    assert session == {
+        "title": "hello",
+        "status": "idle",
+        "message_count": 2,
+        "total_tokens": 17,
+        "log_epoch": 1,
+        "log_seq": 5,
+    }
     messages = await it.rows("SELECT seq, role, content FROM messages ORDER BY seq")
     assert [(m["seq"], m["role"], m["content"]) for m in messages] == [
         (1, "user", "hello"),

@@ -33,6 +33,8 @@ from callboard_runtime.errors import (
 
 Strategy = MultitaskStrategy
 
+TITLE = 80  # characters
+
 
 def accept_run(turn: Turn, command: AcceptRun) -> None:
     """Give a run the session's turn, or a place in its queue; a repeated one changes nothing."""
@@ -65,7 +67,7 @@ def _check_session(turn: Turn, command: AcceptRun) -> None:
     if turn.snapshot.status is SessionStatus.DELETED:
         raise Gone(f"session {command.thread_id!r} was deleted; its id is not used again")
     if not turn.snapshot.session_id:
-        turn.say(e.SessionOpened(command.session_id, command.user_id, command.thread_id))
+        turn.say(e.SessionOpened(command.session_id, command.user_id, command.thread_id, _title(command)))
 
 
 def _check_input(turn: Turn, command: AcceptRun) -> None:
@@ -78,6 +80,12 @@ def _check_input(turn: Turn, command: AcceptRun) -> None:
     size, most = len(orjson.dumps(command.input.state)), turn.facts.policy.max_state_bytes
     if size > most:
         raise TooLarge(f"state: has {size} bytes; at most {most} are taken")
+
+
+def _title(command: AcceptRun) -> str | None:
+    said = (message.content for message in command.input.messages if isinstance(message.content, str))
+    words = " ".join(next(said, "").split())
+    return (words if len(words) <= TITLE else words[: TITLE - 1] + "…") or None
 
 
 def _make_room(turn: Turn, strategy: Strategy | None) -> None:

@@ -23,6 +23,7 @@ class SessionOpened:
     session_id: UUID
     user_id: str
     thread_id: str
+    title: str | None = None  # the beginning of the first message
 
 
 @dataclass(frozen=True, slots=True)
