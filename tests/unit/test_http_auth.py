@@ -18,6 +18,7 @@ from callboard_runtime.errors import SettingsError, Unauthenticated
 from callboard_runtime.settings import AuthSettings, HttpSettings, Settings
 
 SECRET = "s" * 64
+DAY = 24 * 3600
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -39,7 +40,8 @@ def settings(dev_auth: bool = False, host: str = "127.0.0.1", origins: tuple[str
 
 
 def claims(**changes) -> dict:
-    return {"sub": "alice", "exp": int(time.time()) + 60} | changes
+    """Tokens are made when the tests are collected: they must outlive a slow run of the whole suite."""
+    return {"sub": "alice", "exp": int(time.time()) + DAY} | changes
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -85,11 +87,11 @@ def test_a_public_key_is_never_taken_for_a_shared_secret():
         (jwt.encode(claims(), "x" * 64, "HS256"), "signature"),
         (jwt.encode(claims(exp=int(time.time()) - 3600), SECRET, "HS256"), "expired"),
         (jwt.encode({"sub": "alice"}, SECRET, "HS256"), "`exp`"),
-        (jwt.encode({"exp": int(time.time()) + 60}, SECRET, "HS256"), "`sub`"),
+        (jwt.encode({"exp": int(time.time()) + DAY}, SECRET, "HS256"), "`sub`"),
         (jwt.encode(claims(sub=""), SECRET, "HS256"), "`sub`"),
         (jwt.encode(claims(sub="a\nb"), SECRET, "HS256"), "`sub`"),
         (jwt.encode(claims(sub="a" * 201), SECRET, "HS256"), "`sub`"),
-        (jwt.encode(claims(nbf=int(time.time()) + 3600), SECRET, "HS256"), "not valid yet"),
+        (jwt.encode(claims(nbf=int(time.time()) + DAY), SECRET, "HS256"), "not valid yet"),
         (jwt.encode(claims(exp=10**18), SECRET, "HS256"), "cannot be read"),
         (".", "cannot be read"),
         ("a.b.c", "cannot be read"),
