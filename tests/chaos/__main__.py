@@ -21,6 +21,7 @@ from services.session import Services
 from stack import Zygote
 
 ROUND = {"sessions": 6, "turns": 3, "blows": 8, "heavy": True}
+PLANT_ROUND = {"sessions": 8, "turns": 2, "blows": 6, "heavy": False, "end_within": 30.0}
 PLANT_ROUNDS = 4  # rounds in which a planted bug must be found
 console = Console()
 
@@ -78,7 +79,7 @@ async def _find_plants(names: list[str], seed: int, services: Services, zygote: 
         began, result = time.monotonic(), Result(seed)
         async with installation(services, zygote, folder / name, plant=name) as it:
             for number in range(PLANT_ROUNDS):
-                await it.round(seed + 10 * number, result=result, **ROUND | {"turns": 2, "blows": 5, "heavy": False})
+                await it.round(seed + 10 * number, result=result, **PLANT_ROUND)
                 if result.broken:
                     break
         first = next((f"promise {number}: {what[0]}" for number, what in result.broken.items()), "NOT FOUND")

@@ -14,7 +14,6 @@ from stack import Callboard
 
 KINDS = ("talk", "talk", "talk", "talk", "press", "launch", "fail", "cancel")
 FAILURES = ("500 0", "429 0", "garbage 0", "disconnect 2", "hang 2", "hang 0")
-END_WITHIN = 120.0  # seconds
 
 
 @dataclass
@@ -49,12 +48,14 @@ class Turn:
 class Load:
     """A number of users who take turns in sessions of their own, one after the other."""
 
-    def __init__(self, callboard: Callboard, chance: random.Random, sessions: int, turns: int) -> None:
+    def __init__(
+        self, callboard: Callboard, chance: random.Random, sessions: int, turns: int, end_within: float
+    ) -> None:
+        """A turn whose run has not ended `end_within` seconds after it was accepted is given up, and a violation."""
         self.turns: list[Turn] = []
         self.user = fresh("user")
         self._callboard, self._chance = callboard, chance
-        self._sessions, self._turns = sessions, turns
-        self.latencies: list[float] = []
+        self._sessions, self._turns, self._end_within = sessions, turns, end_within
 
     async def run(self) -> None:
         """Take all turns; returns when each has ended or was given up."""
@@ -67,7 +68,7 @@ class Load:
             turn = self._make(thread)
             self.turns.append(turn)
             try:
-                async with asyncio.timeout(END_WITHIN + 60):
+                async with asyncio.timeout(2 * self._end_within):
                     await self._take(client, turn)
             except (TimeoutError, AssertionError) as error:
                 turn.trouble = f"{type(error).__name__} while {turn.doing}: {str(error)[:200]} {turn.seen}"
@@ -114,7 +115,7 @@ class Load:
                     await reader.read()
             except TimeoutError:
                 pass
-        async with asyncio.timeout(END_WITHIN):
+        async with asyncio.timeout(self._end_within):
             await reader.read()
 
     async def _approve(self, client: FrontClient, turn: Turn) -> None:
@@ -151,7 +152,7 @@ class Load:
     async def _next_leg(self, client: FrontClient, turn: Turn) -> None:
         reader, before, turn.doing = Reader(client, turn.run), turn.readers[-1].last, "reading on"
         turn.readers.append(reader)
-        async with asyncio.timeout(END_WITHIN):
+        async with asyncio.timeout(self._end_within):
             while not (reader.frames and reader.last != before):
                 reader.frames.clear()
                 await reader.read()

@@ -87,11 +87,21 @@ class Installation:
     def __init__(self, callboard: Callboard, servers: Servers) -> None:
         self.callboard, self.servers = callboard, servers
 
-    async def round(self, seed: int, *, sessions: int, turns: int, blows: int, heavy: bool, result: Result) -> None:
-        """Load, blows, mend, check."""
+    async def round(
+        self,
+        seed: int,
+        *,
+        sessions: int,
+        turns: int,
+        blows: int,
+        heavy: bool,
+        result: Result,
+        end_within: float = 120.0,
+    ) -> None:
+        """Load, blows, mend, check; `end_within` seconds a run must come to its end."""
         began, chance = time.monotonic(), random.Random(seed)
         await asyncio.to_thread(lambda: self.callboard.ensure(**PROCESSES))
-        load = Load(self.callboard, chance, sessions, turns)
+        load = Load(self.callboard, chance, sessions, turns, end_within)
         striking = Blows(self.callboard, self.servers, random.Random(seed + 1), SILENT_AFTER + 2)
         working, pauses = asyncio.create_task(load.run()), random.Random(seed + 2)
         for _ in range(blows):
@@ -101,17 +111,17 @@ class Installation:
             await striking.strike(heavy=heavy)
         await striking.mend(PROCESSES)
         await working
-        await self._at_rest(load)
+        await self._at_rest(load, end_within / 3)
         checker = Checker(self.callboard, load, sessions * sum(striking.counts.values()))
         await checker.check()
         result.add(load, striking, checker)
         result.seconds += time.monotonic() - began
 
-    async def _at_rest(self, load: Load) -> None:
+    async def _at_rest(self, load: Load, bound: float) -> None:
         """Wait, within a bound, until nothing is left to do; what is left then is the checker's."""
         query = """SELECT (SELECT count(*) FROM runs WHERE user_id = $1 AND ended_at IS NULL)
                         + (SELECT count(*) FROM outbox WHERE user_id = $1 AND kind = 'wakeup') AS n"""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + bound
         while time.monotonic() < deadline:
             [row] = await self.callboard.query(query, load.user)
             if not row["n"]:

@@ -16,9 +16,7 @@ from callboard_actors.decide import answers, attempts, clients, endings
 from callboard_actors.decide import turn as turns
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain import events as e
-from callboard_runtime.domain.ids import new_id
 from callboard_runtime.domain.state_snapshot import ToolCallStatus
-from callboard_runtime.entry import run_service
 from callboard_runtime.errors import StaleEpoch
 from simulation import workers
 from simulation.world import World
@@ -112,15 +110,6 @@ def _drops_lost_steps(turn: Any, shown_characters: int = 0) -> None:
     pass
 
 
-async def _mints_per_try(start: Any, commands: Any) -> Any:
-    async def ask() -> Any:
-        return await commands.send(start.but(attempt_id=new_id()), run_service.START_TIMEOUT)
-
-    with contextlib.suppress(run_service.AttemptAlive, run_service.NotRunnable, run_service.Refused):
-        return await run_service._with_patience(ask, run_service.START_PATIENCE)
-    return None
-
-
 real_call_model = workers.ScriptedCrew._call_model
 
 
@@ -160,7 +149,6 @@ PLANTS: dict[str, Plant] = {
     "lost_calls_unbilled": _patch(endings, "lose_open_steps", _drops_lost_steps),
     "second_answer_taken": _patch(answers, "_match", _answers_any_time),
     "model_called_before_begin": _patch(workers.ScriptedCrew, "_call_model", _calls_before_begin),
-    "attempt_id_per_try": _patch(run_service, "_ask_for_epoch", _mints_per_try),
     "reaper_wakes_nobody": _handler(c.ReapAttempt, _wakes_nobody),
     "overlapping_numbers": _patch(turns.Turn, "number", _renumbers),
 }

@@ -333,7 +333,9 @@ class World:
                 return True
 
     def provider_called(self, brief: RunBrief, key: str) -> None:
-        done = [row for row in self.tables.of("run_steps", run_id=brief.run_id, key=key) if row["status"] == "recorded"]
+        # A frozen attempt that does not know yet that it was superseded may still ask: its row is closed as lost.
+        rows = self.tables.of("run_steps", run_id=brief.run_id, key=key)
+        done = [row for row in rows if row["status"] == "recorded" and row["epoch"] <= brief.epoch]
         self.require(not done, 9, f"{key} of {brief.run_id} was asked again after it was recorded")
         deleted = (brief.run_id,) not in self.tables.rows["runs"]
         begun = (brief.run_id, key, brief.epoch) in self.tables.rows["llm_calls"]
