@@ -26,13 +26,18 @@ from callboard_runtime.errors import CallboardError
 from callboard_runtime.faults import fault_point
 from callboard_runtime.llm.messages import ModelAnswer, ToolCall
 from callboard_runtime.tools.execute import ToolResult, execute, failure
-from callboard_runtime.tools.spec import ToolContext
+from callboard_runtime.tools.spec import Tool, ToolContext
 from callboard_runtime.tools.state import StateChange, StateError, StateView
 
 _AS_STATUS = {
     ToolMode.FRONTEND_EXECUTE: ToolCallStatus.PENDING_RESULT,
     ToolMode.BACKEND_APPROVAL_INTERRUPT: ToolCallStatus.PENDING_APPROVAL,
     ToolMode.BACKEND_DIRECT_EXECUTE: ToolCallStatus.OUTCOME_UNKNOWN,
+}
+
+_QUESTIONS = {
+    ToolMode.BACKEND_APPROVAL_INTERRUPT: "May {name} be run with these arguments?",
+    ToolMode.BACKEND_DIRECT_EXECUTE: "{name} was started and its process died: run it again, or let it fail?",
 }
 
 
@@ -87,14 +92,14 @@ class Turn:
         answered = self._answered(call)
         if mode is ToolMode.FRONTEND_EXECUTE:
             if answered is None:
-                raise self._pause(call, arguments, mode)
+                raise _pause(self._run, call, offer.tool, arguments, mode)
             return _client_result(answered)
         if (replayed := self._replayed(call)) is not None:
             return replayed
         if self._outcome_unknown(call) and not offer.tool.idempotent:
-            raise self._pause(call, arguments, ToolMode.BACKEND_DIRECT_EXECUTE)
+            raise _pause(self._run, call, offer.tool, arguments, ToolMode.BACKEND_DIRECT_EXECUTE)
         if answered is None and mode is ToolMode.BACKEND_APPROVAL_INTERRUPT:
-            raise self._pause(call, arguments, mode)
+            raise _pause(self._run, call, offer.tool, arguments, mode)
         return await self._execute(call, offer, arguments, answered)
 
     async def _execute(
@@ -187,20 +192,32 @@ class Turn:
         else:
             self._run.stream.state_delta(change.operations)
 
-    def _pause(self, call: ToolCall, arguments: dict[str, Any], mode: ToolMode) -> RunPaused:
-        now = utcnow()
-        pending = PendingToolCall(
-            tool_call_id=call.id,
-            tool_name=call.name,
-            args=arguments,
-            mode=mode,
-            status=_AS_STATUS[mode],
-            run_id=self._run.leg_run_id,
-            interrupt_id=None if mode is ToolMode.FRONTEND_EXECUTE else f"int_{uuid.uuid4().hex}",
-            requested_at=now,
-            expires_at=now + timedelta(seconds=self._run.settings.tool_call_ttl),
-        )
-        return RunPaused((pending,))
+
+def _pause(run: RunContext, call: ToolCall, tool: Tool, arguments: dict[str, Any], mode: ToolMode) -> RunPaused:
+    """The pause that this call needs, with what the human is asked and how an answer looks."""
+    now, asks = utcnow(), mode is not ToolMode.FRONTEND_EXECUTE
+    pending = PendingToolCall(
+        tool_call_id=call.id,
+        tool_name=call.name,
+        args=arguments,
+        mode=mode,
+        status=_AS_STATUS[mode],
+        run_id=run.leg_run_id,
+        interrupt_id=f"int_{uuid.uuid4().hex}" if asks else None,
+        message=_QUESTIONS[mode].format(name=call.name) if asks else None,
+        response_schema=_answer_schema(tool, mode) if asks else None,
+        requested_at=now,
+        expires_at=now + timedelta(seconds=run.settings.tool_call_ttl),
+    )
+    return RunPaused((pending,))
+
+
+def _answer_schema(tool: Tool, mode: ToolMode) -> dict[str, Any]:
+    """The payload of an answer: approve with or without other arguments, or say what to do about an unknown outcome."""
+    if mode is ToolMode.BACKEND_DIRECT_EXECUTE:
+        return {"type": "object", "properties": {"outcome": {"enum": ["retry", "fail"]}}}
+    properties = {"approved": {"type": "boolean"}, "editedArgs": dict(tool.parameters), "reason": {"type": "string"}}
+    return {"type": "object", "properties": properties, "required": ["approved"]}
 
 
 def _raise_first_stop(outcomes: list[Any]) -> None:
