@@ -99,14 +99,16 @@ class Reader(asyncio.Protocol):
         self._request, self._tail = request, b""
         self._wanted = 0
         self._reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         transport.write(self._request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
-        if not self.status:
+        if not self.answered.done():
             self.status = data[9:12]
+            self.answered.set_result(self.status)
         text = self._tail + data
         self.count += text.count(FRAME)
         self._tail = text[-len(FRAME) + 1 :]
@@ -116,8 +118,9 @@ class Reader(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
-        if not self._reached.done():
-            self._reached.set_result(None)
+        for waited in (self._reached, self.answered):
+            if not waited.done():
+                waited.set_result(None)  # type: ignore[arg-type]
 
     async def wait(self, count: int) -> None:
         self._wanted = count
@@ -141,18 +144,31 @@ def request(stack: Stack, run: OpenRun, after: int | None = None) -> bytes:
     ).encode()
 
 
-async def connect(stack: Stack, requests: Sequence[bytes], *, at_once: int = 100) -> list[Reader]:
-    """Open a stream for each request, so many at a time."""
+async def connect(stack: Stack, requests: Sequence[bytes], *, at_once: int = 100) -> tuple[list[Reader], int]:
+    """Open a stream for each request, so many at a time; returns them, and how often the front said 503.
+
+    A reader that is refused comes back after a second, as the front asks it to.
+    """
     address = urlsplit(stack.url)
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(at_once)
+    refused = 0
 
     async def one(wanted: bytes) -> Reader:
-        async with gate:
-            _, reader = await loop.create_connection(lambda: Reader(wanted), address.hostname, address.port)
-            return reader
+        nonlocal refused
+        while True:
+            async with gate:
+                _, reader = await loop.create_connection(lambda: Reader(wanted), address.hostname, address.port)
+                status = await reader.answered
+            if status == b"200":
+                return reader
+            reader.close()
+            if status not in (b"503", None):
+                raise RuntimeError(f"the front answered {status!r}")
+            refused += 1
+            await asyncio.sleep(1)
 
-    return list(await asyncio.gather(*(one(each) for each in requests)))
+    return list(await asyncio.gather(*(one(each) for each in requests))), refused
 
 
 async def all_reach(readers: Sequence[Reader], count: int, seconds: float = 60.0) -> int:

@@ -34,7 +34,7 @@ def run(world: World, sizes: Sizes) -> Result:
 
 async def _measure(stack: Stack, name: str, sessions: int, each: int, sizes: Sizes) -> Row:
     runs = await open_runs(stack, sessions)
-    readers = await connect(stack, [request(stack, run) for run in runs for _ in range(each)])
+    readers, _ = await connect(stack, [request(stack, run) for run in runs for _ in range(each)])
     missing = await all_reach(readers, 1)
     if missing:
         raise RuntimeError(f"{missing} of {len(readers)} readers got no first event: {readers[0].status!r}")

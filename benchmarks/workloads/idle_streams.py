@@ -27,12 +27,12 @@ def run(world: World, sizes: Sizes) -> Result:
 async def _measure(stack: Stack, count: int) -> Row:
     front = {"http": stack.groups["http"]}
     warm = await open_runs(stack, 20)
-    for reader in await connect(stack, [request(stack, run) for run in warm]):
+    for reader in (await connect(stack, [request(stack, run) for run in warm]))[0]:
         await all_reach([reader], 1)
         reader.close()
     empty = meter.read(front)["http"]
     runs = await open_runs(stack, count)
-    readers = await connect(stack, [request(stack, run) for run in runs])
+    readers, refused = await connect(stack, [request(stack, run) for run in runs])
     missing = await all_reach(readers, 1)
     opened = meter.read(front)["http"]
     await asyncio.sleep(WATCHED)
@@ -48,6 +48,7 @@ async def _measure(stack: Stack, count: int) -> Row:
         "front MB": idle.memory / 2**20,
         "CPU ms to open one": 1000 * (opened.cpu - empty.cpu) / count,
         "CPU % while idle": 100 * (idle.cpu - opened.cpu) / WATCHED,
+        "refused at first": refused,
         "still open": alive,
         "without a first event": missing,
         f"MB for {EXTRAPOLATED}": (empty.memory + per_stream * EXTRAPOLATED) / 2**20,
