@@ -89,9 +89,9 @@ def test_the_trims_were_checked_against_this_crewai() -> None:
     )
 
 
-async def test_a_run_starts_no_thread() -> None:
+async def test_a_run_starts_no_thread_of_its_own() -> None:
+    """The event loop's pool, which all runs share and which is bounded, may grow with how many are at work."""
     await run(brief("count to 2"))
-    before = threading.active_count()
     started: list[str] = []
     real = threading.Thread.start
     try:
@@ -99,8 +99,7 @@ async def test_a_run_starts_no_thread() -> None:
         await asyncio.gather(*(run(brief("count to 2")) for _ in range(5)))
     finally:
         threading.Thread.start = real  # type: ignore[method-assign]
-    assert started == []
-    assert threading.active_count() == before
+    assert [name for name in started if not name.startswith("asyncio_")] == []
 
 
 def test_crewais_own_listeners_are_gone_and_others_are_heard() -> None:
