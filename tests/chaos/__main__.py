@@ -22,6 +22,7 @@ from stack import Zygote
 
 ROUND = {"sessions": 6, "turns": 3, "blows": 8, "heavy": True}
 PLANT_ROUND = {"sessions": 8, "turns": 2, "blows": 6, "heavy": False, "end_within": 30.0}
+DEATHS = ("kill worker", "freeze actors", "kill worker", "freeze worker")
 PLANT_ROUNDS = 4  # rounds in which a planted bug must be found
 console = Console()
 
@@ -40,7 +41,7 @@ def main() -> int:
         if status == 0:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            console.print(f"the logs are in {folder}", highlight=False)
+            console.print(f"the logs are in {folder}", highlight=False, soft_wrap=True)
     return status
 
 
@@ -79,11 +80,11 @@ async def _find_plants(names: list[str], seed: int, services: Services, zygote: 
         began, result = time.monotonic(), Result(seed)
         async with installation(services, zygote, folder / name, plant=name) as it:
             for number in range(PLANT_ROUNDS):
-                await it.round(seed + 10 * number, result=result, **PLANT_ROUND)
+                await it.round(seed + 10 * number, result=result, **PLANT_ROUND, first=DEATHS)
                 if result.broken:
                     break
         first = next((f"promise {number}: {what[0]}" for number, what in result.broken.items()), "NOT FOUND")
-        console.print(f"{name}: {time.monotonic() - began:.0f} s, {first[:160]}", highlight=False)
+        console.print(f"{name}: {time.monotonic() - began:.0f} s, {first[:160]}", highlight=False, soft_wrap=True)
         missed += [] if result.broken else [name]
     return 1 if missed else 0
 
@@ -94,10 +95,11 @@ def _report(result: Result) -> None:
         f"{result.seconds:.0f} s, {result.turns} turns, {result.accepted} accepted, {dict(result.statuses)}, "
         f"{result.calls} model calls, {result.reconnects} reconnects; blows: {dict(result.blows)}",
         highlight=False,
+        soft_wrap=True,
     )
     for promise, what in result.broken.items():
         for item in what[:5]:
-            console.print(f"[red]promise {promise}:[/red] {item}", highlight=False)
+            console.print(f"[red]promise {promise}:[/red] {item}", highlight=False, soft_wrap=True)
     if result.broken:
         console.print(f"repeat with: make chaos ARGS='--seed {result.seed}'")
 

@@ -54,9 +54,10 @@ class Blows:
             "restart RabbitMQ": lambda: asyncio.to_thread(servers.rabbit.restart),
         }
 
-    async def strike(self, *, heavy: bool) -> None:
+    async def strike(self, *, heavy: bool, name: str | None = None) -> None:
+        """Strike the named blow, or any."""
         choices = self._light | (self._heavy if heavy else {})
-        name = self._chance.choice(list(choices))
+        name = name or self._chance.choice(list(choices))
         self.counts[name] += 1
         await choices[name]()
 
@@ -79,8 +80,9 @@ class Blows:
 
     async def _stop(self, kind: str) -> None:
         """A rolling restart: the new one comes before the old one goes."""
+        node = self._some(kind)
         await asyncio.to_thread(self._callboard.spawn, kind)
-        if node := self._some(kind):
+        if node is not None:
             await asyncio.to_thread(node.stop)
 
     async def _freeze(self, kind: str) -> None:

@@ -97,18 +97,19 @@ class Installation:
         heavy: bool,
         result: Result,
         end_within: float = 120.0,
+        first: Sequence[str] = (),
     ) -> None:
-        """Load, blows, mend, check; `end_within` seconds a run must come to its end."""
+        """Load, blows (those of `first` to begin with), mend, check; a run must end within `end_within` seconds."""
         began, chance = time.monotonic(), random.Random(seed)
         await asyncio.to_thread(lambda: self.callboard.ensure(**PROCESSES))
         load = Load(self.callboard, chance, sessions, turns, end_within)
         striking = Blows(self.callboard, self.servers, random.Random(seed + 1), SILENT_AFTER + 2)
         working, pauses = asyncio.create_task(load.run()), random.Random(seed + 2)
-        for _ in range(blows):
+        for number in range(blows):
             await asyncio.sleep(0.2 + pauses.random() * 1.5)
             if working.done():
                 break
-            await striking.strike(heavy=heavy)
+            await striking.strike(heavy=heavy, name=first[number] if number < len(first) else None)
         await striking.mend(PROCESSES)
         await working
         await self._at_rest(load, end_within / 3)
