@@ -73,7 +73,7 @@ async def test_a_reader_is_sent_elsewhere_at_sigterm_and_the_process_ends(settin
     leg = await stage.add_run()
     await stage.begin(leg)
     async with running(settings) as (process, url), aiohttp.ClientSession(headers=headers()) as http:
-        async with http.get(f"{url}/api/v1/agent/runs/r1/events") as response:
+        async with http.get(f"{url}/api/v1/agent/runs/r1/events?from=start") as response:
             assert await events(response, 1) == [("1-1", started())]
             process.send_signal(signal.SIGTERM)
             assert [frame[1] async for frame in frames(response)] == [b"retry: 1000"]
