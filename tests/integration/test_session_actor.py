@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 
 import pytest
+from sqlalchemy import text
 
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import EventBatch
@@ -273,6 +274,36 @@ async def test_busy_session_strategies(it: Actor) -> None:
     assert statuses == {"r1": "cancelled", "r3": "queued", "r4": "queued"}
     messages = await it.rows("SELECT message_id, withdrawn FROM messages ORDER BY seq")
     assert messages == [{"message_id": "m-r1", "withdrawn": True}, {"message_id": "m-r3", "withdrawn": False}]
+
+
+async def test_interrupt_cancels_the_active_run_keeps_its_text_and_goes_on_with_the_new_one(it: Actor) -> None:
+    await it.send(accept("r1"))
+    worker = Worker.of("r1", await it.send(start("r1")))
+    await it.send(worker.command(c.BeginStep, worker.show(*TEXT), steps=(STEP,)))
+    await it.send(accept("r2", strategy=MultitaskStrategy.INTERRUPT))
+    partial = c.StepRecord(key=STEP.key, outcome="cancelled", usage=USAGE.model_copy(update={"estimated": True}))
+    await it.send(worker.command(c.RecordStep, worker.show(TEXT_END), records=(partial,), messages=(ANSWER,)))
+    await it.send(worker.command(c.FinishRun, status=RunStatus.SUCCEEDED))
+    statuses = {row["client_run_id"]: row["status"] for row in await it.rows("SELECT client_run_id, status FROM runs")}
+    assert statuses == {"r1": "cancelled", "r2": "queued"}
+    messages = await it.rows("SELECT message_id, withdrawn FROM messages ORDER BY seq")
+    assert [(m["message_id"], m["withdrawn"]) for m in messages] == [("m-r1", False), ("a1", False), ("m-r2", False)]
+    [call] = await it.rows("SELECT status, estimated, output_tokens FROM llm_calls")
+    assert call == {"status": "cancelled", "estimated": True, "output_tokens": 5}
+    assert isinstance(await it.send(start("r2")), c.StartAnswer)
+
+
+async def test_a_changed_agent_row_counts_from_the_next_run_on(it: Actor) -> None:
+    change = """INSERT INTO system_agents (agent_type, model_code, llm_params)
+                VALUES ('answer', 'scripted', CAST(:p AS jsonb))
+                ON CONFLICT (agent_type) DO UPDATE SET llm_params = excluded.llm_params"""
+    temperature = "SELECT client_run_id, config #>> '{stages,answer,llm,params,temperature}' AS is FROM runs"
+    for run_id, params in (("r1", '{"temperature": 0.1}'), ("r2", '{"temperature": 0.9}')):
+        async with it.engine.begin() as db:
+            await db.execute(text(change), {"p": params})
+        await it.send(accept(run_id))
+    pinned = {row["client_run_id"]: row["is"] for row in await it.rows(temperature)}
+    assert pinned == {"r1": "0.1", "r2": "0.9"}
 
 
 async def test_a_zombie_actor_commits_and_answers_nothing(it: Actor) -> None:
