@@ -31,6 +31,9 @@ class Servers:
     proxies: dict[str, TcpProxy]
 
 
+FAULT_LASTS = 2.0  # seconds: how long a slow or silent line stays so; nothing is waited for
+
+
 class Blows:
     """`strike()` does one thing; a process that dies is replaced at once, a frozen one thawed in time."""
 
@@ -104,13 +107,13 @@ class Blows:
     async def _delay(self, name: str) -> None:
         proxy = self._servers.proxies[name]
         proxy.delay(0.05 + self._chance.random() * 0.2)
-        await asyncio.sleep(2)
+        await asyncio.sleep(FAULT_LASTS)
         proxy.delay(0)
 
     async def _silence(self) -> None:
         proxy = self._servers.proxies[self._chance.choice(list(self._servers.proxies))]
         proxy.pause()
-        await asyncio.sleep(2)
+        await asyncio.sleep(FAULT_LASTS)
         proxy.resume()
 
     async def _empty_redis(self) -> None:

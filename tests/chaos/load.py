@@ -146,7 +146,7 @@ class Load:
                 continue
             if answer.code != "NOT_PENDING_YET":
                 return answer
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # the client's pause before it says it again
         return answer
 
     async def _next_leg(self, client: FrontClient, turn: Turn) -> None:
@@ -156,4 +156,4 @@ class Load:
             while not (reader.frames and reader.last != before):
                 reader.frames.clear()
                 await reader.read()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # the client's pause before it connects again

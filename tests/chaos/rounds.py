@@ -106,7 +106,7 @@ class Installation:
         striking = Blows(self.callboard, self.servers, random.Random(seed + 1), SILENT_AFTER + 2)
         working, pauses = asyncio.create_task(load.run()), random.Random(seed + 2)
         for number in range(blows):
-            await asyncio.sleep(0.2 + pauses.random() * 1.5)
+            await asyncio.sleep(0.2 + pauses.random() * 1.5)  # the seed's own rhythm; nothing is waited for
             if working.done():
                 break
             await striking.strike(heavy=heavy, name=first[number] if number < len(first) else None)
@@ -127,7 +127,7 @@ class Installation:
             [row] = await self.callboard.query(query, load.user)
             if not row["n"]:
                 return
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # between two looks at the database
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,7 +57,7 @@ async def until(condition: Callable[[], object], what: str, *, timeout: float) -
         await asyncio.sleep(0.02)
 
 
-class ServiceProcess:
+class ServiceProcess(ABC):
     """A server that a test may stop, kill and freeze. The address stays the same over restarts."""
 
     name = "service"
@@ -73,14 +74,14 @@ class ServiceProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
 
-    def command(self) -> Sequence[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def command(self) -> Sequence[str]: ...
 
     def environment(self) -> Mapping[str, str]:
         return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
 
-    def ready(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def ready(self) -> bool: ...
 
     @property
     def pid(self) -> int:
