@@ -36,34 +36,15 @@ from .http_harness import (
     Backstage,
     Front,
     Leg,
-    backstage,
     delta,
     eventually,
     finished,
     headers,
-    make_settings,
     serving,
 )
 
 PATIENCE = Patience(total=20, first=0.01, longest=0.1)
 Proxies = Callable[[str], Awaitable[TcpProxy]]
-
-
-@pytest.fixture
-def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
-    return make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
-
-
-@pytest.fixture
-async def front(settings: Settings) -> AsyncIterator[Front]:
-    async with serving(settings) as running:
-        yield running
-
-
-@pytest.fixture
-async def stage(settings: Settings) -> AsyncIterator[Backstage]:
-    async with backstage(settings) as actors:
-        yield actors
 
 
 def token() -> str:

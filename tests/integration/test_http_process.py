@@ -15,14 +15,9 @@ import pytest
 
 from callboard_runtime.settings import Settings
 
-from .http_harness import SECRET, Backstage, backstage, events, frames, headers, make_settings, started
+from .http_harness import SECRET, Backstage, backstage, events, frames, headers, started
 
 COMMAND = (sys.executable, "-m", "callboard_runtime.cli", "http", "--port", "0")
-
-
-@pytest.fixture
-def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
-    return make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
 
 
 @pytest.fixture

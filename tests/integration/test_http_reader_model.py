@@ -20,7 +20,7 @@ from callboard_http.reader import LegReader, Sources
 from callboard_runtime.domain.event_batch import ORIGIN, AguiEvent, EventId, to_line
 from callboard_runtime.settings import Settings
 
-from .http_harness import PATIENCE, Backstage, Leg, backstage, delta, make_settings, started
+from .http_harness import PATIENCE, Backstage, Leg, delta, started
 
 _names = itertools.count()
 
@@ -66,17 +66,6 @@ steps = st.lists(
     ),
     max_size=14,
 )
-
-
-@pytest.fixture
-def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
-    return make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
-
-
-@pytest.fixture
-async def stage(settings: Settings) -> AsyncIterator[Backstage]:
-    async with backstage(settings) as actors:
-        yield actors
 
 
 @pytest.fixture

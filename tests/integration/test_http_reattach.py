@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -23,7 +22,6 @@ from .http_harness import (
     Event,
     Front,
     Leg,
-    backstage,
     delta,
     events,
     eventually,
@@ -43,23 +41,6 @@ USER_MESSAGE = {"id": "u1", "role": "user", "content": "hello"}
 TEXT_START = {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"}
 TEXT_END = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
 CALL_START = {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "find", "parentMessageId": "m1"}
-
-
-@pytest.fixture
-def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
-    return make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
-
-
-@pytest.fixture
-async def front(settings: Settings) -> AsyncIterator[Front]:
-    async with serving(settings) as running:
-        yield running
-
-
-@pytest.fixture
-async def stage(settings: Settings) -> AsyncIterator[Backstage]:
-    async with backstage(settings) as actors:
-        yield actors
 
 
 async def speaking(stage: Backstage) -> Leg:

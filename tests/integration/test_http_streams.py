@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -19,7 +18,6 @@ from .http_harness import (
     Backstage,
     Front,
     Leg,
-    backstage,
     delta,
     events,
     eventually,
@@ -33,23 +31,6 @@ from .http_harness import (
 )
 
 EVENTS = "/api/v1/agent/runs/r1/events?from=start"
-
-
-@pytest.fixture
-def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
-    return make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
-
-
-@pytest.fixture
-async def front(settings: Settings) -> AsyncIterator[Front]:
-    async with serving(settings) as running:
-        yield running
-
-
-@pytest.fixture
-async def stage(settings: Settings) -> AsyncIterator[Backstage]:
-    async with backstage(settings) as actors:
-        yield actors
 
 
 async def listening(front: Front, count: int = 1) -> None:
