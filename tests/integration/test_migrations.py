@@ -148,7 +148,17 @@ QUERIES = {
         "SELECT id FROM runs WHERE status IN ('queued', 'running', 'cancelling') AND deadline < now()",
         "ix_runs_live",
     ),
-    "how many runs wait": ("SELECT count(*) FROM runs WHERE status = 'queued'", "ix_runs_live"),
+    "how many runs wait": ("SELECT count(*) FROM runs WHERE status = 'queued'", "ix_runs_status_created"),
+    "everybody's newest runs of a status": (
+        "SELECT id FROM runs WHERE status = 'failed' AND (created_at, id) < (now(), :id)"
+        " ORDER BY created_at DESC, id DESC LIMIT 10",
+        "ix_runs_status_created",
+    ),
+    "everybody's newest sessions of a status": (
+        "SELECT id FROM sessions WHERE status = 'idle' AND (updated_at, id) < (now(), :id)"
+        " ORDER BY updated_at DESC, id DESC LIMIT 10",
+        "ix_sessions_status_updated",
+    ),
     "the outbox rows that are due": ("SELECT id FROM outbox WHERE due_at <= now()", "ix_outbox_due_at"),
     "the journal of a run": (
         "SELECT * FROM run_steps WHERE run_id = :id",

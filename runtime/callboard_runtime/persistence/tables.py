@@ -74,6 +74,7 @@ class SessionRow(Base):
     __table_args__ = (
         UniqueConstraint("user_id", "thread_id"),
         Index("ix_sessions_user_updated", "user_id", "updated_at", "id"),
+        Index("ix_sessions_status_updated", "status", "updated_at", "id"),  # for operators
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -123,6 +124,7 @@ class RunRow(Base):
     __table_args__ = (
         UniqueConstraint("user_id", "client_run_id"),
         Index("ix_runs_session_id_created_at", "session_id", "created_at"),
+        Index("ix_runs_status_created", "status", "created_at", "id"),  # for operators
         Index(
             "ix_runs_live",
             "deadline",
