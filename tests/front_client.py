@@ -76,7 +76,11 @@ class Reader:
     run: str
     fronts: Sequence[str] | None = None
     frames: list[Frame] = field(default_factory=list)
-    connections: int = 0
+    cuts: list[int] = field(default_factory=list)  # how many frames there were when each connection began
+
+    @property
+    def connections(self) -> int:
+        return len(self.cuts)
 
     @property
     def last(self) -> tuple[int, int] | None:
@@ -93,7 +97,7 @@ class Reader:
     async def read(self) -> Self:
         """Read until the leg's closing event, or until nothing follows, over any number of connections."""
         while not self._over:
-            self.connections += 1
+            self.cuts.append(len(self.frames))
             try:
                 async for frame in self.client.events(self.run, self.last, base=self._front):
                     self.frames.append(frame)

@@ -27,6 +27,7 @@ from callboard_runtime.errors import InvalidInput
 logger = logging.getLogger(__name__)
 
 IDLE_LANE = 60.0  # seconds a lane stays bound without subscribers
+BIND_TIMEOUT = 5.0  # seconds; a broker that does not answer must not keep a reader from the log
 
 
 class Subscription:
@@ -120,7 +121,8 @@ class EventHub:
     async def add(self, subscription: Subscription) -> None:
         """Deliver to it from now on; what was published before is in the log or the tail.
 
-        While the broker is away the subscription stays silent; it is bound, and poked, when the broker is back.
+        While the broker is away, or silent for `BIND_TIMEOUT`, the subscription stays silent; it is bound, and poked,
+        when the broker is back.
         """
         self._sessions.setdefault(str(subscription.key.session_id), set()).add(subscription)
         await self._listen(lane_of(subscription.key.session_id))
@@ -144,8 +146,8 @@ class EventHub:
         if timer := self._unbinding.pop(lane, None):
             timer.cancel()
         if self._line is not None:
-            with contextlib.suppress(ConnectionGone):  # then the next connection binds it, and pokes
-                await self._line.bind(lane)
+            with contextlib.suppress(ConnectionGone, TimeoutError):  # then the next connection binds it, and pokes
+                await asyncio.wait_for(self._line.bind(lane), BIND_TIMEOUT)
 
     def _leave(self, lane: int) -> None:
         self._lanes[lane] -= 1

@@ -16,7 +16,7 @@ from callboard_actors.writes import KEYS
 from callboard_runtime.domain.event_batch import EventId
 from callboard_runtime.domain.ids import run_uuid, session_uuid
 from chaos.load import Load, Turn
-from front_client import JWT_SECRET, Frame
+from front_client import JWT_SECRET, Frame, Reader
 from promises import check_reader
 from simulation import checks
 from stack import Callboard
@@ -161,6 +161,18 @@ class Checker:
                 self.require(True, 3, "")
             except AssertionError as error:
                 self.require(False, 3, f"reader of leg {leg} of {turn.run}: {str(error)[:300]}")
+                self._keep(turn, reader, log, run)
+
+    def _keep(self, turn: Turn, reader: Reader, log: list[Frame], run: dict[str, Any]) -> None:
+        """Leave what a reader saw, and what was to be seen, beside the logs."""
+        kept = {
+            "connections_began_at": reader.cuts,
+            "seen": [[frame.id, frame.event] for frame in reader.frames],
+            "log": [[frame.id, frame.event] for frame in log],
+            "attempts": list(self.tables.of("run_attempts", run_id=run["id"])),
+        }
+        text = orjson.dumps(kept, default=str, option=orjson.OPT_INDENT_2)
+        (self._callboard.folder / f"violation-{turn.run}-{len(reader.cuts)}.json").write_bytes(text)
 
     # -- by table ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 
@@ -137,3 +138,18 @@ async def test_a_hub_without_its_broker_waits_for_it(broker_url: str, proxy: Tcp
     await send(lanes, leg, 1)
     await eventually(lambda: subscription.newest == (2, 1))
     await hub.close()
+
+
+async def test_a_silent_broker_keeps_no_reader_from_the_log(
+    hub: EventHub, lanes: LanePublisher, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("callboard_http.hub.BIND_TIMEOUT", 0.1)
+    mine = key()
+    proxy.pause()
+    async with asyncio.timeout(20):
+        subscription = await listen(hub, mine)
+    proxy.resume()
+    async with asyncio.timeout(20):
+        while subscription.newest != (2, 1):
+            await send(lanes, mine, 1)
+            await asyncio.sleep(0.05)  # until the binding that was on its way is there

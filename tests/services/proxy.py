@@ -108,7 +108,7 @@ class TcpProxy:
             writer.close()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while chunk := await source.read(_CHUNK):
                 if self._delay:
                     await asyncio.sleep(self._delay)
@@ -117,6 +117,8 @@ class TcpProxy:
                 await sink.drain()
             if sink.can_write_eof():
                 sink.write_eof()
+        except ConnectionError:
+            _reset(sink)  # a dead server's reset reaches its clients, as it would without a proxy
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
