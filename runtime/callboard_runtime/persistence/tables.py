@@ -174,6 +174,7 @@ class RunLegRow(Base):
     last_epoch: Mapped[int | None]  # with last_seq: the id of its closing event
     last_seq: Mapped[int | None]
     history_seq: Mapped[int | None]  # messages up to this seq were there when the leg was activated
+    traceparent: Mapped[str | None]  # W3C form: the span that asked for the leg, if it is traced
     created_at: Mapped[datetime] = _now()
     ended_at: Mapped[datetime | None]
 
