@@ -167,6 +167,34 @@ class IngressSettings(Section):
     max_waiting: int = Field(default=10_000, ge=1, description="Requests that may wait before the broker refuses more")
 
 
+class OtelSettings(Section):
+    endpoint: str | None = Field(
+        default=None, description="OTLP/HTTP collector, such as http://collector:4318, or `console`; none: no traces"
+    )
+    headers: SecretStr | None = Field(default=None, description="Headers of every export: name=value,name=value")
+    sample: float = Field(default=1.0, ge=0, le=1, description="Share of requests traced that name no trace themselves")
+    accept_traceparent: bool = Field(
+        default=True, description="Go on with the trace that a request names; else begin one that is linked to it"
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _http_or_console(cls, endpoint: str | None) -> str | None:
+        if endpoint and endpoint != "console" and urlsplit(endpoint).scheme not in ("http", "https"):
+            raise ValueError("must be the URL of an OTLP/HTTP collector, such as http://localhost:4318, or `console`")
+        return endpoint
+
+
+class MetricsSettings(Section):
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_000,
+        description="Port of `/metrics`, `/healthz` and `/readyz` of actors and workers, or a free one of the 31 after",
+    )
+    host: str = Field(default="127.0.0.1", description="Address that this port is opened on")
+
+
 class EmbeddedSettings(Section):
     data_dir: Path | None = Field(default=None, description="Where the embedded services keep their data")
 
@@ -208,6 +236,8 @@ class Settings(BaseSettings):
     events: EventsSettings = EventsSettings()
     ingress: IngressSettings = IngressSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
+    otel: OtelSettings = OtelSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from uuid import UUID
@@ -56,6 +57,11 @@ class Heartbeat:
         self._first = threading.Event()
         self._connection: Any = None  # asyncpg comes without types
         self._failing = False
+        self._beaten = time.monotonic()
+
+    def age(self) -> float:
+        """Seconds since the database last took a beat, or since this was made."""
+        return time.monotonic() - self._beaten
 
     def start(self) -> None:
         self._thread.start()
@@ -106,6 +112,7 @@ class Heartbeat:
         connection = await self._connected()
         attempts = orjson.dumps([str(attempt) for attempt in self._attempts()]).decode()
         await connection.execute(_BEAT, self._process, self._kind, socket.gethostname(), self._slots(), attempts)
+        self._beaten = time.monotonic()
         self._first.set()
 
     async def _leave(self) -> None:
