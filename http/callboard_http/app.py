@@ -18,14 +18,16 @@ from callboard_http.event_log import EventLog
 from callboard_http.hub import EventHub
 from callboard_http.ingress import Ingress
 from callboard_http.ingress_requests import IngressRequests
+from callboard_http.inspector import ROUTES as INSPECTOR
 from callboard_http.limits import Limits
+from callboard_http.lookout import LOOKOUT, Lookout
 from callboard_http.open_streams import OpenStreams
 from callboard_http.playground import ROUTES as PLAYGROUND
 from callboard_http.positions import Positions
 from callboard_http.problems import problems
 from callboard_http.reader import Sources
 from callboard_http.records import Records
-from callboard_http.routes import ROUTES
+from callboard_http.routes import ROUTES, operator, operator_system
 from callboard_http.run_commands import RunCommands
 from callboard_http.tickets import Tickets
 from callboard_runtime.broker.commander import CommandClient
@@ -42,7 +44,8 @@ def create_app(settings: Settings) -> web.Application:
     settings.required_amqp_url()
     app = web.Application(client_max_size=settings.http.max_body_bytes, middlewares=[problems, preflight])
     app[DEPS] = Deps(settings, Authenticator(settings), Tickets(settings), OpenStreams(settings.http))
-    app.add_routes([*ROUTES, *PLAYGROUND])
+    app[LOOKOUT] = Lookout()
+    app.add_routes([*ROUTES, *operator.ROUTES, *operator_system.ROUTES, *PLAYGROUND, *INSPECTOR])
     app.cleanup_ctx.append(_services)
     app.on_response_prepare.append(name_origin)
     app.on_shutdown.append(_drain)

@@ -125,11 +125,13 @@ class Records:
             rows = (await connection.execute(_QUEUED, {"most": most})).all()
         return {row[0]: row[1] for row in rows}
 
-    async def audit(self, actor: str, action: str, subject: str, session_id: UUID | None = None) -> None:
+    async def audit(
+        self, actor: str, action: str, subject: str, session_id: UUID | None = None, run_id: UUID | None = None
+    ) -> None:
         """Note who did what; committed when this returns."""
         row = {"id": new_id(), "actor": actor, "action": action, "subject": subject}
         async with transaction(self._engine) as connection:
-            await connection.execute(_AUDIT, {**row, "session_id": session_id, "run_id": None})
+            await connection.execute(_AUDIT, {**row, "session_id": session_id, "run_id": run_id})
 
     async def ping(self) -> None:
         """Raises Unavailable unless the database answers."""

@@ -16,6 +16,8 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 from aiormq import spec
 from pamqp.common import FieldTable
 
+from callboard_runtime.errors import Unavailable
+
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -154,6 +156,19 @@ class BrokerLink(Generic[L]):
     def _pause(self) -> float:
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads reconnects, hides nothing
+
+
+@contextlib.asynccontextmanager
+async def reach(url: str, timeout: float = CONNECT_TIMEOUT) -> AsyncGenerator[AbstractConnection]:
+    """A connection for one look or one errand; raises Unavailable when the broker is away, or goes meanwhile."""
+    try:
+        connection = await aio_pika.connect(url, timeout=timeout)
+        async with connection:
+            yield connection
+    except DeliveryError:
+        raise
+    except (*CONNECTION_EXCEPTIONS, ConnectionGone, TimeoutError) as error:
+        raise Unavailable(f"the broker cannot be reached: {type(error).__name__}") from error
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool) -> aiormq.abc.AbstractChannel:

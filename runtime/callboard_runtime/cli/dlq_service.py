@@ -7,10 +7,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-import aio_pika
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
+from aio_pika.exceptions import DeliveryError
 
-from callboard_runtime.broker.connection import ConnectionGone
+from callboard_runtime.broker.connection import reach
 from callboard_runtime.broker.dead_letters import DeadLetter, DeadLetters
 from callboard_runtime.errors import InvalidInput, NotFound, Unavailable
 from callboard_runtime.settings import Settings
@@ -87,12 +86,9 @@ async def _on_broker(settings: Settings, work: Callable[[DeadLetters], Awaitable
 @asynccontextmanager
 async def _opened(url: str) -> AsyncGenerator[DeadLetters]:
     try:
-        connection = await aio_pika.connect(url, timeout=TIMEOUT)
-        async with connection:
+        async with reach(url, TIMEOUT) as connection:
             yield await DeadLetters.open(connection)
     except DeliveryError as error:
         raise Unavailable(
             "the broker did not take the copy; the dead letter is kept: is its queue full or gone?"
         ) from error
-    except (*CONNECTION_EXCEPTIONS, ConnectionGone, TimeoutError) as error:
-        raise Unavailable(f"the broker cannot be reached: {type(error).__name__}") from error

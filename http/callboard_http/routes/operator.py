@@ -1,0 +1,208 @@
+"""For operators: everybody's sessions and runs, read-only. Lists are without content; each look at content is noted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable
+from datetime import datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+from aiohttp import web
+from aiohttp.helpers import ETag
+from pydantic import BaseModel
+
+from callboard_http.auth import Principal
+from callboard_http.authorise import NOBODY, authorise
+from callboard_http.deps import DEPS, SERVICES
+from callboard_http.lookout import LOOKOUT
+from callboard_http.request_context import check_user
+from callboard_runtime.domain.ids import utcnow
+from callboard_runtime.domain.state_snapshot import RunStatus, SessionStatus
+from callboard_runtime.errors import InvalidInput
+from callboard_runtime.inspection.approvals import list_approvals
+from callboard_runtime.inspection.paging import MAX_PAGE
+from callboard_runtime.inspection.run_detail import get_run
+from callboard_runtime.inspection.runs import RunFilter, list_runs
+from callboard_runtime.inspection.sessions import SessionFilter, get_session, list_sessions
+
+OPERATOR = "/api/v1/operator"
+READ = "operator_read"
+MAX_NAME = 200
+
+_AGE = re.compile(r"(\d{1,6})(s|m|h|d)")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+T = TypeVar("T")
+S = TypeVar("S", SessionStatus, RunStatus)
+
+
+async def sessions(request: web.Request) -> web.Response:
+    """GET /sessions: the one that changed last first; `?user=`, `?status=`."""
+    await operator(request, "sessions of all users")
+    user = request.query.get("user")
+    wanted = SessionFilter(check_user(user) if user else None, _statuses(request, SessionStatus, SessionFilter()))
+    engine = request.app[SERVICES].engine
+    return view(await looked(request, list_sessions(engine, wanted, page_size(request), request.query.get("after"))))
+
+
+async def session(request: web.Request) -> web.Response:
+    """GET /sessions/{id}: one session, by its internal id, with its title."""
+    principal = await operator(request, "sessions of all users")
+    detail = await looked(request, get_session(request.app[SERVICES].engine, internal_id(request)))
+    line = detail.session
+    return await content(
+        request, principal, detail, line.user_id, f"session {line.session_id}", tag(detail), session_id=line.id
+    )
+
+
+async def runs(request: web.Request) -> web.Response:
+    """GET /runs: the newest first; `?session=`, `?status=`, `?agent=`, `?newer_than=`, `?older_than=`."""
+    await operator(request, "runs of all users")
+    session_id = request.query.get("session")
+    wanted = RunFilter(
+        session=parse_id("session", session_id) if session_id else None,
+        statuses=_statuses(request, RunStatus, RunFilter()),
+        agent_id=_name(request, "agent"),
+        since=_ago(request, "newer_than"),
+        until=_ago(request, "older_than"),
+    )
+    engine = request.app[SERVICES].engine
+    return view(await looked(request, list_runs(engine, wanted, page_size(request), request.query.get("after"))))
+
+
+async def run(request: web.Request) -> web.Response:
+    """GET /runs/{id}: one run whole, by its internal id."""
+    principal = await operator(request, "runs of all users")
+    detail = await looked(request, get_run(request.app[SERVICES].engine, internal_id(request)))
+    line = detail.run
+    # Looks of operators are no change: else each of them would make the next one necessary.
+    unseen = detail.model_copy(update={"audit": tuple(row for row in detail.audit if row.action != READ)})
+    return await content(
+        request,
+        principal,
+        detail,
+        line.user_id,
+        f"run {line.run_id}",
+        tag(unseen),
+        session_id=line.session,
+        run_id=line.id,
+    )
+
+
+async def approvals(request: web.Request) -> web.Response:
+    """GET /approvals: what waits for a person's decision, longest first; arguments are in the run."""
+    await operator(request, "approvals of all users")
+    engine = request.app[SERVICES].engine
+    return view(await looked(request, list_approvals(engine, page_size(request), request.query.get("after"))))
+
+
+# -- what these and the other operator routes share -------------------------------------------------------------------
+
+
+async def operator(request: web.Request, what: str) -> Principal:
+    """The operator who asks; raises NotFound for anybody else, and notes that they asked."""
+    deps = request.app[DEPS]
+    principal = deps.authenticator.authenticate(request.headers)
+    records = request.app[SERVICES].records
+    await authorise(principal, "inspect", NOBODY, what, records=records, settings=deps.settings)
+    return principal
+
+
+async def looked(request: web.Request, question: Awaitable[T]) -> T:
+    """The answer to a question, of which one front asks few at a time: users come first."""
+    async with request.app[LOOKOUT].turn:
+        return await question
+
+
+async def content(
+    request: web.Request,
+    principal: Principal,
+    shown: BaseModel,
+    owner: str,
+    what: str,
+    etag: str,
+    *,
+    session_id: UUID | None = None,
+    run_id: UUID | None = None,
+) -> web.Response:
+    """Somebody's content, once the look at it is noted; who has it already is told so, which is no look."""
+    if request.if_none_match and any(known.value == etag for known in request.if_none_match):
+        return web.Response(status=304, headers={"ETag": f'"{etag}"'})
+    records, settings = request.app[SERVICES].records, request.app[DEPS].settings
+    await authorise(
+        principal, "read", owner, what, records=records, settings=settings, session_id=session_id, run_id=run_id
+    )
+    response = view(shown)
+    response.etag = ETag(etag)
+    return response
+
+
+def view(shown: BaseModel) -> web.Response:
+    return web.Response(
+        body=shown.model_dump_json().encode(), content_type="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+def tag(shown: BaseModel) -> str:
+    """An entity tag of what is shown."""
+    return hashlib.sha256(shown.model_dump_json().encode()).hexdigest()[:24]
+
+
+def page_size(request: web.Request, default: int = 50) -> int:
+    """`?limit=`, 1 to 200."""
+    given = request.query.get("limit", str(default))
+    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MAX_PAGE):
+        raise InvalidInput(f"limit: must be a number from 1 to {MAX_PAGE}")
+    return int(given)
+
+
+def internal_id(request: web.Request) -> UUID:
+    return parse_id("id", request.match_info["id"])
+
+
+def parse_id(name: str, given: str) -> UUID:
+    """An internal id; raises InvalidInput."""
+    try:
+        return UUID(given)
+    except ValueError:
+        raise InvalidInput(f"{name}: must be an internal id, which is a UUID; a list has them as `id`") from None
+
+
+def _statuses(request: web.Request, kind: type[S], otherwise: SessionFilter | RunFilter) -> list[S]:
+    """`?status=`, one or several with commas."""
+    given = request.query.get("status")
+    if not given:
+        return [kind(status) for status in otherwise.statuses]
+    try:
+        return list(dict.fromkeys(kind(name) for name in given.split(",")))
+    except ValueError:
+        raise InvalidInput(f"status: must be of {', '.join(kind)}, separated by commas") from None
+
+
+def _name(request: web.Request, parameter: str) -> str | None:
+    given = request.query.get(parameter) or None
+    if given and (len(given) > MAX_NAME or not given.isprintable()):
+        raise InvalidInput(f"{parameter}: must have 1 to {MAX_NAME} printable characters")
+    return given
+
+
+def _ago(request: web.Request, parameter: str) -> datetime | None:
+    """The moment that long ago, of `30s`, `10m`, `2h` or `7d`."""
+    given = request.query.get(parameter)
+    if not given:
+        return None
+    found = _AGE.fullmatch(given)
+    if not found:
+        raise InvalidInput(f"{parameter}: must be an age such as 30s, 10m, 2h or 7d")
+    return utcnow() - min(timedelta(**{_UNITS[found[2]]: int(found[1])}), timedelta(days=36_500))
+
+
+ROUTES = [
+    web.get(OPERATOR + "/sessions", sessions),
+    web.get(OPERATOR + "/sessions/{id}", session),
+    web.get(OPERATOR + "/runs", runs),
+    web.get(OPERATOR + "/runs/{id}", run),
+    web.get(OPERATOR + "/approvals", approvals),
+]
