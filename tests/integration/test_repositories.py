@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from callboard_actors.ownership import take_partition
 from callboard_runtime.domain.ids import session_uuid
 from callboard_runtime.domain.state_snapshot import StateSnapshot
 from callboard_runtime.domain.usage import CallUsage, UsageTotals
@@ -280,3 +281,21 @@ async def test_connections_carry_their_name_and_their_limit(postgres_url: str) -
     assert name == "callboard-test"
     assert engine.pool.size() == 1  # type: ignore[attr-defined]
     await engine.dispose()
+
+
+async def test_what_a_vanished_process_had_locked_is_free_again(
+    postgres_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callboard_runtime.persistence.database.IDLE_TRANSACTION", 0.3)
+    frozen = create_engine(postgres_url)
+
+    async def frozen_within_a_transaction() -> None:
+        async with transaction(frozen) as conn:
+            await conn.execute(text("SELECT 1 FROM partitions WHERE partition = 7 FOR SHARE"))
+            async with asyncio.timeout(20):
+                assert await take_partition(engine, 7, "another")
+            await conn.execute(text("SELECT 1"))  # as if it woke up
+
+    with pytest.raises(Unavailable):
+        await frozen_within_a_transaction()
+    await frozen.dispose()

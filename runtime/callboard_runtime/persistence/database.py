@@ -24,6 +24,7 @@ from callboard_runtime.settings import Settings
 
 CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 30.0  # seconds; a frozen server must not hold a caller for ever
+IDLE_TRANSACTION = 10.0  # seconds; what a frozen or vanished process had locked is free again after that
 POOL_TIMEOUT = 10.0  # seconds to wait for a free connection
 STATEMENTS = 256  # prepared statements kept per connection
 DEFAULT_POOL = 10
@@ -33,6 +34,7 @@ _AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,  # too many connections, no memory, no disk
     asyncpg.OperatorInterventionError,  # shutting down, starting up, statement timeout
+    asyncpg.IdleInTransactionSessionTimeoutError,
     ConnectionError,
     TimeoutError,
     socket.gaierror,
@@ -72,11 +74,24 @@ def create_engine(
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": command_timeout,
             "prepared_statement_cache_size": STATEMENTS,
-            "server_settings": {"application_name": name, "jit": "off"},
+            "server_settings": _server_settings(name),
             **connect_args,
         },
         **sizes,
     )
+
+
+def _server_settings(name: str) -> dict[str, str]:
+    """A client that is gone without a word is found by the server: its locks first, then its connections."""
+    idle = {"idle_in_transaction_session_timeout": str(int(IDLE_TRANSACTION * 1000))}
+    keepalives = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+    return {"application_name": name, "jit": "off", **idle, **keepalives}
+
+
+def driver_arguments(settings: Settings) -> dict[str, Any]:
+    """What `asyncpg.connect` takes to reach the same database without SQLAlchemy."""
+    target, connect_args = _asyncpg_url(settings.required_database_url())
+    return {**target.get_dialect()().create_connect_args(target)[1], **connect_args}
 
 
 def _asyncpg_url(text: str) -> tuple[URL, dict[str, Any]]:
