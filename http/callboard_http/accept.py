@@ -29,7 +29,7 @@ from callboard_runtime.domain.commands import (
 from callboard_runtime.domain.ids import session_uuid, utcnow
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.domain.tool_policy import ToolMode
-from callboard_runtime.errors import CallboardError, NotFound, TooLarge, ToolResultMismatch
+from callboard_runtime.errors import CallboardError, InvalidInput, NotFound, TooLarge, ToolResultMismatch
 from callboard_runtime.settings import Settings
 
 
@@ -149,7 +149,7 @@ def decision(entry: ResumeEntry) -> ToolAnswer:
         interrupt_id=entry.interrupt_id,
         status=_status(entry, approved, payload.get("outcome")),
         payload=entry.payload,
-        edited_args=_json_object(payload.get("editedArgs")) or None,
+        edited_args=_edited(entry, payload.get("editedArgs")),
     )
 
 
@@ -165,6 +165,13 @@ def _status(entry: ResumeEntry, approved: Any, outcome: Any) -> Any:
     if isinstance(approved, bool):
         return "approved" if approved else "rejected"
     return outcome if outcome in ("retry", "fail") else "result"
+
+
+def _edited(entry: ResumeEntry, given: Any) -> Json | None:
+    """What replaces the arguments, even by none; anything else must not pass for an approval of the model's own."""
+    if given is None or isinstance(given, dict):
+        return cast(Json | None, given)
+    raise InvalidInput(f"resume: payload.editedArgs of {entry.interrupt_id!r} must be an object")
 
 
 def _json_object(value: Any) -> Json:

@@ -18,6 +18,7 @@ from pydantic.alias_generators import to_camel
 from callboard_runtime.domain.commands import first_error, has_nul
 from callboard_runtime.domain.ids import ClientId
 from callboard_runtime.domain.run_input import MultitaskStrategy, NewMessage, RunInput, digest
+from callboard_runtime.domain.tool_schema import check_schemas
 from callboard_runtime.errors import InvalidInput
 
 MAX_DEPTH = 64  # levels of nesting
@@ -188,8 +189,10 @@ def _options(props: Json) -> _Options:
 
 
 def _run_input(given: RunAgentInput) -> RunInput:
+    tools = tuple(tool.model_dump(by_alias=True, exclude_none=True) for tool in given.tools or ())
+    check_schemas(tools)
     return RunInput(
-        tools=tuple(tool.model_dump(by_alias=True, exclude_none=True) for tool in given.tools or ()),
+        tools=tools,
         context=tuple(item.model_dump(by_alias=True) for item in given.context or ()),
         state=given.state,
         forwarded_props=given.forwarded_props or {},

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from callboard_runtime.llm.errors import (
     ModelUnavailable,
     model_error,
 )
-from callboard_runtime.llm.messages import ModelAnswer, ModelCall, Usage
+from callboard_runtime.llm.messages import ModelAnswer, ModelCall, ToolCall, Usage
 from callboard_runtime.llm.provider import Target
 from callboard_runtime.llm.request import Request
 from callboard_runtime.llm.setup import close_clients
@@ -71,11 +71,8 @@ class Screen:
     def reasoning(self, delta: str) -> None:
         self.shown.append(("reasoning", delta))
 
-    def call_started(self, call_id: str, name: str) -> None:
-        self.shown.append(("call", name))
-
-    def call_arguments(self, call_id: str, delta: str) -> None:
-        self.shown.append(("arguments", delta))
+    def calls(self, valid: Sequence[ToolCall]) -> None:
+        self.shown.extend(("call", call.name) for call in valid)
 
     def ended(self) -> None: ...
 

@@ -152,19 +152,26 @@ async def test_an_idempotent_tool_runs_again(settings: Settings, ran_tools: list
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ('call add with {"a": "one"}', "argument a: 'one' is not of type 'integer'"),
-        ("call add with {}", "'a' is a required property"),
+        ('call add with {"a": "one"}', 'argument a: "one" is not of type "integer"'),
+        ("call add with {}", '"a" is a required property'),
         ('call add with {"a": 1, "c": 2}', "Additional properties"),
         ("call add with {not json}", "the arguments are not JSON"),
         ("call nothing with {}", "there is no tool 'nothing'"),
     ],
 )
-async def test_a_bad_call_is_told_to_the_model_and_runs_nothing(
-    settings: Settings, ran_tools: list[Any], message: str, expected: str
+@pytest.mark.parametrize("tool_", [ADD, ADD.model_copy(update={"requires_approval": True})], ids=["direct", "approval"])
+async def test_a_bad_call_is_told_to_the_model_alone(
+    settings: Settings, ran_tools: list[Any], message: str, expected: str, tool_: ToolConfig
 ) -> None:
-    ran = await run(brief(message, with_tools(ADD)), settings)
-    assert expected in ran.of("TOOL_CALL_RESULT")[0]["content"]
+    given = brief(message, with_tools(tool_))
+    ran = await run(given, settings)
+    assert expected in ran.journal.recorded[1].result["content"]
+    assert expected in ran.shown, "the model was told"
+    assert not [kind for kind in ran.types if kind.startswith("TOOL_CALL")]
+    assert [row.role for row in ran.journal.messages] == ["assistant"]
     assert ran_tools == []
+    again = await run(dataclasses.replace(given, journal=ran.journal.rows()), settings)
+    assert (again.outcome, again.sink.events, again.journal.begun) == (ran.outcome, [], [])
     assert ran.outcome is not None
     assert ran.outcome.status == "finished"
 
@@ -173,8 +180,44 @@ async def test_a_tool_of_another_agent_is_not_granted(settings: Settings, ran_to
     stages = stage("first", tools=["add"]), stage("answer", visible=True)
     ran = await run(brief('call add with {"a": 1}', config(*stages, tools={"add": ADD})), settings)
     contents = [event["content"] for event in ran.of("TOOL_CALL_RESULT")]
-    assert contents == ['{"sum":1}', "Error: this agent was not granted the tool 'add'"]
-    assert len(ran_tools) == 1
+    assert contents == ['{"sum":1}']
+    assert "Error: this agent was not granted the tool 'add'" in ran.shown
+    assert len(ran_tools) == len(ran.of("TOOL_CALL_START")) == 1
+
+
+MIXED = [{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": {"a": "x"}}]
+
+
+async def test_of_a_mixed_turn_the_valid_calls_are_shown_and_kept(settings: Settings, tmp_path: Path) -> None:
+    own = scripted(settings, tmp_path, {"when": {}, "replies": [{"text": "So.", "tool_calls": MIXED}, {"text": "ok"}]})
+    ran = await run(brief("go", with_tools(ADD)), own)
+    [start], [result] = ran.of("TOOL_CALL_START"), ran.of("TOOL_CALL_RESULT")
+    said, told, _ = ran.journal.messages
+    assert [call["id"] for call in said.tool_calls] == [start["toolCallId"]] == [told.tool_call_id]
+    assert result["content"] == told.content == '{"sum":1}'
+    assert [len(step.result["tool_calls"]) for step in ran.journal.recorded if "tool_calls" in step.result] == [2, 0]
+
+
+async def test_calls_of_an_answer_that_breaks_off_are_never_shown(settings: Settings, tmp_path: Path) -> None:
+    calls = [{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": {"a": 2, "b": 123456789}}]
+    broken = {"error": "disconnect", "only": 1, "after": 6, "text": "So.", "tool_calls": calls}
+    own = scripted(settings, tmp_path, {"when": {}, "replies": [broken, {"text": "ok"}]})
+    llm = own.llm.model_copy(update={"retries": 1})
+    ran = await run(brief("go", with_tools(ADD)), own.model_copy(update={"llm": llm}))
+    assert ran.journal.recorded[0].outcome == "failed"
+    whole = next(step for step in ran.journal.recorded if (step.result or {}).get("tool_calls"))
+    ids = [call["id"] for call in whole.result["tool_calls"]]
+    assert [event["toolCallId"] for event in ran.of("TOOL_CALL_START")] == ids
+    assert [event["toolCallId"] for event in ran.of("TOOL_CALL_END")] == ids
+    assert ran.of("TEXT_MESSAGE_END")[0]["metadata"], "the text of the broken one was withdrawn"
+
+
+async def test_long_arguments_come_in_pieces(settings: Settings) -> None:
+    words = "x" * 20_000
+    ran = await run(brief(f'call plain with {{"text": "{words}"}}', with_tools(PLAIN)), settings)
+    pieces = [event["delta"] for event in ran.of("TOOL_CALL_ARGS")]
+    assert len(pieces) == 3
+    assert orjson.loads("".join(pieces)) == {"text": words}
 
 
 @pytest.mark.parametrize(
@@ -285,7 +328,7 @@ async def test_edited_arguments_are_checked_too(settings: Settings, ran_tools: l
     given = brief('call wire_money with {"a": 5}', with_tools(ASKED))
     second = await resume(await run(given, settings), given, settings, "approved", edited_args={"a": "x"})
     assert ran_tools == []
-    assert "is not of type" in second.shown
+    assert "is not of type" in second.shown, "as the actor that took the answer may not have looked"
 
 
 async def test_a_frontend_result_reaches_the_model_without_a_second_result_event(settings: Settings) -> None:
@@ -308,6 +351,12 @@ async def test_a_human_decides_what_becomes_of_an_unknown_outcome(
     assert second.outcome is not None
     assert second.outcome.status == "finished"
     assert len(ran_tools) == runs
+
+
+async def test_a_backend_tool_with_a_schema_that_is_none_is_named(settings: Settings) -> None:
+    broken = ADD.model_copy(update={"parameters": {"type": "object", "properties": {"a": {"type": "number!"}}}})
+    with pytest.raises(ConfigError, match=r"tools\.yaml: add\.parameters: properties/a/type"):
+        prepare(brief("hi", with_tools(broken)), settings).runtime.build_crew()
 
 
 async def test_a_frontend_tool_without_a_schema_is_refused_by_name(settings: Settings) -> None:
@@ -351,6 +400,8 @@ async def test_the_last_allowed_model_call_gets_no_tools(settings: Settings, tmp
     eager = settings.model_copy(update={"llm": llm})
     ran = await run(brief("go", with_tools(PLAIN, max_iterations=3)), eager)
     assert sum(step.kind == "model" for step in ran.journal.begun) == 3
+    assert len(ran.of("TOOL_CALL_START")) == len(ran.of("TOOL_CALL_RESULT")) == 2, "what is not run is not shown"
+    assert ran.journal.messages[-1].tool_calls == ()
     assert ran.outcome is not None
     assert ran.outcome.text == "t"
 

@@ -50,6 +50,14 @@ def test_deltas_of_one_part_are_joined(kind: str, key: str) -> None:
     ]
 
 
+def test_a_long_delta_takes_no_more() -> None:
+    ledger = EventLedger(opening())
+    for delta in ("a" * 8191, "b", "c", "d"):
+        ledger.add(text("1", delta))
+    ledger.seal()
+    assert [event["delta"] for event in lines(ledger.since(1))] == ["a" * 8191 + "b", "cd"]
+
+
 def test_deltas_with_something_between_them_or_already_numbered_stay_apart() -> None:
     ledger = EventLedger(opening())
     ledger.add(text("1", "a"))

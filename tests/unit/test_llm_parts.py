@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from callboard_runtime.llm.errors import (
     model_error,
     reason,
 )
-from callboard_runtime.llm.messages import CallDelta, Cleaner, Delta, ModelCall, Usage, clean, wire_messages
+from callboard_runtime.llm.messages import CallDelta, Cleaner, Delta, ModelCall, ToolCall, Usage, clean, wire_messages
 from callboard_runtime.llm.prices import cost
 from callboard_runtime.llm.provider import Target
 
@@ -35,18 +36,12 @@ class Screen:
 
     def __init__(self) -> None:
         self.shown = ""
-        self.arguments: dict[str, str] = {}
 
     def text(self, delta: str) -> None:
         self.shown += delta
 
     def reasoning(self, delta: str) -> None: ...
-    def call_started(self, call_id: str, name: str) -> None:
-        self.arguments[call_id] = ""
-
-    def call_arguments(self, call_id: str, delta: str) -> None:
-        self.arguments[call_id] += delta
-
+    def calls(self, valid: Sequence[ToolCall]) -> None: ...
     def ended(self) -> None: ...
     def withdrawn(self) -> None: ...
 
@@ -81,13 +76,13 @@ def test_what_was_shown_is_what_is_recorded(pieces: list[str]) -> None:
 
 
 def test_calls_are_gathered_by_index_under_ids_of_our_own() -> None:
-    made, screen = builder(ui_open="ui.open")
+    made, _ = builder(ui_open="ui.open")
     made.feed(Delta(calls=(CallDelta(0, "call_0", "ui_open", '{"a"'), CallDelta(1, "call_1", "no/such", ""))))
     made.feed(Delta(calls=(CallDelta(0, None, None, ":1}"), CallDelta(1, None, None, "{}")), finish="tool_calls"))
     first, second = made.answer().tool_calls
     assert (first.name, first.wire_name, first.wire_id, first.arguments) == ("ui.open", "ui_open", "call_0", '{"a":1}')
     assert second.name == "no_such"
-    assert screen.arguments == {first.id: '{"a":1}', second.id: "{}"}
+    assert second.arguments == "{}"
     assert first.id not in ("call_0", second.id)
 
 

@@ -50,7 +50,8 @@ class JournaledExecutor(TrimmedExecutor):
             last = turn == self.max_iter - 1
             if last and turn:
                 messages.append({"role": "user", "content": OUT_OF_TURNS})
-            answer = await llm.answer(messages, () if last else toolbox.wire(), toolbox.names())
+            offered = Toolbox({}) if last else toolbox
+            answer = await llm.answer(messages, offered.wire(), toolbox.names(), offered.takes)
             if last or not answer.tool_calls:
                 return answer.text
             messages.append(answer.to_wire())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+import orjson
 
 from callboard_runtime.domain.tool_policy import wire_name
 from callboard_runtime.llm.libraries import BaseTool, sanitize_tool_name
+from callboard_runtime.llm.messages import ToolCall
 from callboard_runtime.tools.journaled import JournaledTool
 from callboard_runtime.tools.spec import Tool
 
@@ -18,6 +21,15 @@ class Offer:
 
     tool: Tool
     crewai: BaseTool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call means: the tool, its arguments, or the problem for which it cannot be run."""
+
+    offer: Offer | None
+    arguments: dict[str, Any]
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,24 @@ class Toolbox:
     def names(self) -> dict[str, str]:
         """Wire name -> the name that the tool was declared with."""
         return {wire: offer.tool.name for wire, offer in self.offers.items()}
+
+    def read(self, call: ToolCall) -> Asked:
+        """The call's tool and its arguments, checked against the tool's schema."""
+        offer = self.offers.get(call.wire_name or call.name)
+        if offer is None:
+            return Asked(None, {}, f"there is no tool {call.name!r}")
+        try:
+            arguments = orjson.loads(call.arguments or "{}")
+        except orjson.JSONDecodeError:
+            return Asked(offer, {}, "the arguments are not JSON")
+        if not isinstance(arguments, dict):
+            return Asked(offer, {}, "the arguments are not a JSON object")
+        given = cast(dict[str, Any], arguments)
+        return Asked(offer, given, offer.tool.problem(given))
+
+    def takes(self, call: ToolCall) -> bool:
+        """Whether the call can be run as it is."""
+        return self.read(call).problem is None
 
 
 def _offer(tool: BaseTool) -> Offer:

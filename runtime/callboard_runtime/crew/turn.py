@@ -16,7 +16,7 @@ import orjson
 
 from callboard_runtime.crew.context import PLACE, Place, RunContext
 from callboard_runtime.crew.pause import ReplayDiverged, RunPaused, RunStopped
-from callboard_runtime.crew.toolbox import Offer, Toolbox
+from callboard_runtime.crew.toolbox import Asked, Offer, Toolbox
 from callboard_runtime.domain.commands import StepBegin, StepRecord
 from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.domain.run_input import NewMessage
@@ -59,7 +59,7 @@ class Turn:
 
     async def results(self, answer: ModelAnswer, toolbox: Toolbox) -> list[dict[str, Any]]:
         """The tool messages that the model gets, in the order of its calls."""
-        jobs = [self._settle(call, toolbox.offers.get(call.wire_name or call.name)) for call in answer.tool_calls]
+        jobs = [self._settle(call, toolbox.read(call)) for call in answer.tool_calls]
         outcomes = await asyncio.gather(*jobs, return_exceptions=True)
         _raise_first_stop(outcomes)
         pauses = [outcome for outcome in outcomes if isinstance(outcome, RunPaused)]
@@ -68,24 +68,30 @@ class Turn:
         results = cast(list[ToolResult], outcomes)
         return [_tool_message(call, result) for call, result in zip(answer.tool_calls, results, strict=True)]
 
-    async def _settle(self, call: ToolCall, offer: Offer | None) -> ToolResult:
+    async def _settle(self, call: ToolCall, asked: Asked) -> ToolResult:
+        offer = asked.offer
         try:
-            arguments, problem = _arguments(call, offer)
-            if offer is None:
-                granted = call.name in self._run.tools
-                problem = f"this agent was not granted the tool {call.name!r}" if granted else problem
-            if offer is None or problem is not None:
-                return await self._refused(call, problem or "")
+            if offer is None or asked.problem is not None:
+                return await self._refused(call, asked)
             if offer.crewai is not None:
-                return await self._delegated(call, offer, arguments)
-            return await self._routed(call, offer, arguments)
+                return await self._delegated(call, offer, asked.arguments)
+            return await self._routed(call, offer, asked.arguments)
         except CallboardError as error:
             raise RunStopped(error) from error
 
     # -- the four kinds -----------------------------------------------------------------------------------------------
 
-    async def _refused(self, call: ToolCall, problem: str) -> ToolResult:
-        return self._replayed(call) or await self._record(call, failure(problem), begin=True)
+    async def _refused(self, call: ToolCall, asked: Asked) -> ToolResult:
+        """Tell the model alone: the call was never shown, so neither events nor messages know of it."""
+        if (replayed := self._replayed(call)) is not None:
+            return replayed
+        elsewhere = asked.offer is None and call.name in self._run.tools
+        problem = f"this agent was not granted the tool {call.name!r}" if elsewhere else asked.problem
+        result = failure(problem or "")
+        await self._begin(call)
+        self._run.steps.live()
+        await self._run.journal.record(StepRecord(key=step_key(call.id), result=_recorded(result)))
+        return result
 
     async def _routed(self, call: ToolCall, offer: Offer, arguments: dict[str, Any]) -> ToolResult:
         mode = offer.tool.decision().mode
@@ -180,8 +186,7 @@ class Turn:
         message = NewMessage(
             message_id=message_id, role="tool", content=result.content, tool_call_id=call.id, name=call.name
         )
-        content = {"content": result.content, "failed": result.failed, "message_id": message_id}
-        record = StepRecord(key=step_key(call.id), result=content)
+        record = StepRecord(key=step_key(call.id), result=_recorded(result) | {"message_id": message_id})
         await self._run.journal.record(record, messages=(message,), state=change.value if change else None)
         fault_point("after_tool_record")
         return result
@@ -226,17 +231,9 @@ def _raise_first_stop(outcomes: list[Any]) -> None:
             raise outcome
 
 
-def _arguments(call: ToolCall, offer: Offer | None) -> tuple[dict[str, Any], str | None]:
-    if offer is None:
-        return {}, f"there is no tool {call.name!r}"
-    try:
-        arguments = orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
-        return {}, "the arguments are not JSON"
-    if not isinstance(arguments, dict):
-        return {}, "the arguments are not a JSON object"
-    given = cast(dict[str, Any], arguments)
-    return given, offer.tool.problem(given)
+def _recorded(result: ToolResult) -> dict[str, Any]:
+    """The journal's form."""
+    return {"content": result.content, "failed": result.failed}
 
 
 def _digest(call: ToolCall) -> str:

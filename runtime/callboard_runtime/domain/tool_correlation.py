@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from callboard_runtime.domain.commands import ToolAnswer
 from callboard_runtime.domain.run_input import digest
 from callboard_runtime.domain.state_snapshot import OPEN_CALLS, PendingToolCall, ToolCallStatus
-from callboard_runtime.errors import ToolResultMismatch
+from callboard_runtime.domain.tool_schema import arguments_problem
+from callboard_runtime.errors import InvalidInput, ToolResultMismatch
 
 _Status = ToolCallStatus
 
@@ -58,7 +59,8 @@ class PendingToolStore:
     def apply(self, answer: ToolAnswer, *, by: str = "", now: datetime | None = None) -> PendingToolCall | None:
         """The call as `answer` settles it; None when the same answer of the same user settled it before.
 
-        Raises ToolCorrelationError for an unknown, settled or expired call, and for an answer that does not fit it.
+        Raises ToolCorrelationError for an unknown, settled or expired call, and for an answer that does not fit it;
+        InvalidInput for edited arguments that the tool's schema does not allow.
         """
         call, given = self.find(answer), answer_digest(answer, by)
         if call is None:
@@ -89,6 +91,16 @@ def _settled(call: PendingToolCall, answer: ToolAnswer, by: str, given: str, now
     status = _MEANS.get((call.status, answer.status))
     if status is None:
         raise ToolCorrelationError(f"{answer.status!r} does not answer {call.tool_call_id!r} ({call.status})")
+    if answer.edited_args is not None:
+        _check_edited(call, answer.edited_args)
     said = {"status": answer.status, "payload": answer.payload, "editedArgs": answer.edited_args}
     args = answer.edited_args if answer.edited_args is not None else call.args
     return call.but(status=status, args=args, answered_by=by, answer_digest=given, answer=said)
+
+
+def _check_edited(call: PendingToolCall, edited: Mapping[str, Any]) -> None:
+    """An approver's slip must not use up the decision: what cannot be run is not approved."""
+    asked: Any = call.response_schema or {}
+    schema = asked.get("properties", {}).get("editedArgs")
+    if schema is not None and (problem := arguments_problem(schema, edited)) is not None:
+        raise InvalidInput(f"edited arguments of {call.tool_call_id!r} ({call.tool_name}): {problem}")

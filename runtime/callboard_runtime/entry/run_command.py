@@ -12,6 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from callboard_runtime.domain.commands import AcceptResume, AcceptRun, ToolAnswer, first_error
 from callboard_runtime.domain.ids import ClientId, UserId, session_uuid, utcnow
 from callboard_runtime.domain.run_input import MultitaskStrategy, NewMessage, RunInput, digest
+from callboard_runtime.domain.tool_schema import check_schemas
 from callboard_runtime.errors import InvalidInput
 
 SYSTEM_USER = "system"  # who owns runs that no user asked for
@@ -59,7 +60,8 @@ class RunCommand(_Asked):
     )
 
     def accept(self, timeout: float) -> AcceptRun:
-        """The command that starts this run, worth accepting for `timeout` seconds."""
+        """The command that starts this run, worth accepting for `timeout` seconds; raises InvalidInput."""
+        check_schemas(self.tools)
         return AcceptRun(
             session_id=session_uuid(self.user_id, self.thread_id),
             user_id=self.user_id,

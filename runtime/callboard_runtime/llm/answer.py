@@ -1,10 +1,10 @@
-"""Folds the deltas of a streamed answer into a whole one, showing each piece as it comes."""
+"""Folds the deltas of a streamed answer into a whole one, showing text and reasoning as they come."""
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,14 +16,16 @@ MAX_ANSWER_CHARACTERS = 512 * 1024  # an answer must fit into one command to the
 
 
 class AnswerView(Protocol):
-    """Where an answer is shown while it streams; nothing in it may block or raise."""
+    """Where an answer is shown; nothing in it may block or raise.
+
+    Text and reasoning come piece by piece, the calls once, when the answer is whole: a client may act on a call.
+    """
 
     message_id: str
 
     def text(self, delta: str) -> None: ...
     def reasoning(self, delta: str) -> None: ...
-    def call_started(self, call_id: str, name: str) -> None: ...
-    def call_arguments(self, call_id: str, delta: str) -> None: ...
+    def calls(self, valid: Sequence[ToolCall]) -> None: ...
     def ended(self) -> None: ...
     def withdrawn(self) -> None:
         """The answer failed in the middle and another one follows under another message id."""
@@ -132,14 +134,12 @@ class AnswerBuilder:
         wire_id = clean(piece.id or "")
         call = _Call(f"call_{uuid.uuid4().hex}", wire_id, wire_name, self._names.get(wire_name, _safe(wire_name)))
         self._calls[piece.index] = call
-        self._view.call_started(call.id, call.name)
         return call
 
     def _add_arguments(self, call: _Call, text: str) -> None:
         if text:
             call.arguments.append(text)
             self._characters += len(text)
-            self._view.call_arguments(call.id, text)
 
 
 def _safe(name: str) -> str:

@@ -153,6 +153,7 @@ class ModelCaller:
         except Exception as error:  # noqa: BLE001  # whatever a provider's SDK raises
             view.withdrawn()
             raise await self._failed(key, request, error) from None
+        view.calls(tuple(filter(call.valid, answer.tool_calls)))
         view.ended()
         fault_point("after_model_answer")
         record = StepRecord(key=key, result=answer.to_result(), usage=request.usage())

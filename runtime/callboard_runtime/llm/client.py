@@ -14,7 +14,7 @@ from callboard_runtime.crew.pause import RunStopped
 from callboard_runtime.errors import CallboardError
 from callboard_runtime.llm.caller import ModelCaller, View
 from callboard_runtime.llm.libraries import BaseLLM
-from callboard_runtime.llm.messages import ModelAnswer, ModelCall, estimate_tokens, wire_messages
+from callboard_runtime.llm.messages import ModelAnswer, ModelCall, ToolCall, estimate_tokens, wire_messages
 from callboard_runtime.llm.prices import listed_prices
 from callboard_runtime.llm.provider import Target
 from callboard_runtime.settings import LlmSettings
@@ -61,8 +61,12 @@ class CallboardLLM(BaseLLM):
         messages: str | Sequence[Mapping[str, Any]],
         tools: Sequence[dict[str, Any]] = (),
         names: Mapping[str, str] | None = None,
+        valid: Callable[[ToolCall], bool] = lambda _: True,
     ) -> ModelAnswer:
-        """Ask the model; `names` maps the tools' wire names to their own. Runs on the worker's loop."""
+        """Ask the model; `names` maps the tools' wire names to their own, `valid` says which calls may be shown.
+
+        Runs on the worker's loop.
+        """
         place = PLACE.get() or Place(self._stage)
         given = wire_messages(messages)
         call = ModelCall(
@@ -73,6 +77,7 @@ class CallboardLLM(BaseLLM):
             model=self.model,
             names=names or {},
             user_text=self._user_text,
+            valid=valid,
         )
         try:
             return await self._caller.answer(call, self._targets, lambda: self._view(place))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -103,6 +103,10 @@ class ModelAnswer:
         return message
 
 
+def _any(_: ToolCall) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCall:
     """One logical request to a stage's model; retries and fallbacks are tries of the same call."""
@@ -114,6 +118,7 @@ class ModelCall:
     model: str = ""
     names: Mapping[str, str] = field(default_factory=dict[str, str])  # wire name of a tool -> its own
     user_text: str = ""
+    valid: Callable[[ToolCall], bool] = _any  # whether a call of the answer can be run, and may be shown
 
     def digest(self) -> str:
         """sha256 over everything that shapes the answer and is the same in every attempt."""

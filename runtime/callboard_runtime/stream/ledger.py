@@ -16,6 +16,8 @@ _JOINED = {
     "REASONING_MESSAGE_CONTENT": "messageId",
 }
 
+_LONG = 8192  # characters of a delta after which it takes no more: a reader can be cut between them
+
 
 class EventLedger:
     """Numbers events 1, 2, 3… inside an epoch and remembers how far they were sent and committed."""
@@ -81,7 +83,7 @@ class EventLedger:
 
 def _same_part(last: AguiEvent, event: AguiEvent) -> bool:
     key = _JOINED.get(event["type"])
-    return key is not None and _without_delta(last) == _without_delta(event)
+    return key is not None and len(last.get("delta", "")) < _LONG and _without_delta(last) == _without_delta(event)
 
 
 def _without_delta(event: AguiEvent) -> AguiEvent:

@@ -12,12 +12,15 @@ from types import ModuleType
 from typing import Any
 
 from callboard_runtime.config.parts import ToolConfig
+from callboard_runtime.domain.tool_schema import schema_problem
 from callboard_runtime.errors import ConfigError
 from callboard_runtime.tools.spec import Tool
 
 
 def backend_tool(config: ToolConfig, directory: Path | None = None) -> Tool:
     """The tool that `config` describes; raises ConfigError naming tools.yaml, the key and the fix."""
+    if (problem := schema_problem(config.parameters)) is not None:
+        raise ConfigError(f"tools.yaml: {config.name}.parameters: {problem}")
     return Tool(
         name=config.name,
         description=config.description,

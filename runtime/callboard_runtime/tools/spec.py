@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, best_match  # pyright: ignore[reportUnknownVariableType]
-
 from callboard_runtime.domain.tool_policy import FRONTEND_SOURCE, ToolDecision, classify_tool_call, wire_name
+from callboard_runtime.domain.tool_schema import ANY_OBJECT, arguments_problem, check_schemas
 from callboard_runtime.errors import InvalidInput
 from callboard_runtime.tools.state import StateView
-
-_ANY_OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class Tool:
 
     name: str
     description: str
-    parameters: Mapping[str, Any] = field(default_factory=lambda: _ANY_OBJECT)
+    parameters: Mapping[str, Any] = field(default_factory=lambda: ANY_OBJECT)
     source: str = ""  # FRONTEND_SOURCE for one that came with the request
     function: Callable[..., Any] | None = None
     timeout: float = 60  # seconds
@@ -64,11 +60,7 @@ class Tool:
 
     def problem(self, arguments: Mapping[str, Any]) -> str | None:
         """What is wrong with these arguments, as a sentence for the model; None when nothing is."""
-        error = cast(Any, best_match(Draft202012Validator(dict(self.parameters)).iter_errors(dict(arguments))))  # pyright: ignore[reportUnknownMemberType]
-        if error is None:
-            return None
-        where = "/".join(str(part) for part in error.absolute_path)
-        return f"argument {where or 'object'}: {error.message[:300]}"
+        return arguments_problem(self.parameters, arguments)
 
     def to_wire(self) -> dict[str, Any]:
         """The tool as the provider sees it."""
@@ -82,19 +74,14 @@ class Tool:
 
 def frontend_tools(declared: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
     """The tools that came with the request; raises InvalidInput naming one whose schema is none."""
-    return tuple(_frontend_tool(index, tool) for index, tool in enumerate(declared))
+    tools = tuple(declared)
+    check_schemas(tools)  # once more: the run may have been accepted by another release, or without a front
+    return tuple(_frontend_tool(index, tool) for index, tool in enumerate(tools))
 
 
 def _frontend_tool(index: int, declared: Mapping[str, Any]) -> Tool:
     name = str(declared.get("name") or "")
     if not name:
         raise InvalidInput(f"tools.{index}.name: is missing")
-    given: Any = declared.get("parameters") or _ANY_OBJECT
-    if not isinstance(given, dict):
-        raise InvalidInput(f"tools.{index}.parameters: must be a JSON schema, an object")
-    parameters = {"type": "object", **cast(dict[str, Any], given)}
-    try:
-        Draft202012Validator.check_schema(parameters)
-    except SchemaError as error:
-        raise InvalidInput(f"tools.{index}.parameters: not a JSON schema: {error.message[:200]}") from None
+    parameters = {"type": "object", **(declared.get("parameters") or ANY_OBJECT)}
     return Tool(name, str(declared.get("description") or name), parameters, source=FRONTEND_SOURCE)
