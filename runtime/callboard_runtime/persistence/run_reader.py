@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import aliased
 
@@ -25,6 +26,7 @@ from callboard_runtime.persistence.database import connect
 from callboard_runtime.persistence.tables import (
     EventSegmentRow,
     MessageRow,
+    PinnedConfigRow,
     RunLegRow,
     RunRow,
     RunStepRow,
@@ -78,7 +80,7 @@ async def _run(connection: AsyncConnection, run_id: UUID, answer: StartAnswer) -
             RunRow.session_id,
             RunRow.user_id,
             RunRow.agent_id,
-            RunRow.config,
+            func.coalesce(PinnedConfigRow.config, RunRow.config, type_=JSONB).label("config"),
             RunRow.input,
             RunRow.initial_state,
             SessionRow.thread_id,
@@ -90,6 +92,7 @@ async def _run(connection: AsyncConnection, run_id: UUID, answer: StartAnswer) -
             before.c.last_seq.label("before_seq"),
         )
         .join(SessionRow, SessionRow.id == RunRow.session_id)
+        .outerjoin(PinnedConfigRow, PinnedConfigRow.digest == RunRow.config_digest)
         .join(leg, (leg.run_id == RunRow.id) & (leg.leg == answer.leg))
         .join(first_leg, (first_leg.run_id == RunRow.id) & (first_leg.leg == 1))
         .outerjoin(before, before.c.epoch.is_not(None))

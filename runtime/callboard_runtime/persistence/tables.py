@@ -117,6 +117,16 @@ class MessageRow(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class PinnedConfigRow(Base):
+    """A resolved configuration under the digest of its content; runs that were accepted with it name it."""
+
+    __tablename__ = "pinned_configs"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    config: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _now()
+
+
 class RunRow(Base):
     """A run: what was asked, with which configuration, and how it ended."""
 
@@ -139,7 +149,8 @@ class RunRow(Base):
     agent_id: Mapped[str]
     digest: Mapped[str]
     input: Mapped[dict[str, Any]]
-    config: Mapped[dict[str, Any]]
+    config: Mapped[dict[str, Any] | None]  # of runs from before `config_digest`
+    config_digest: Mapped[str | None]  # its row in pinned_configs
     initial_state: Mapped[Any | None]  # the shared state that it began with
     status: Mapped[str]
     leg: Mapped[int] = mapped_column(server_default=text("1"))
