@@ -19,11 +19,13 @@ from litellm.llms.custom_llm import CustomLLM, CustomLLMError
 from litellm.llms.openai.chat.gpt_transformation import OpenAIChatCompletionStreamingHandler
 from litellm.llms.openrouter.chat.transformation import OpenRouterChatCompletionStreamingHandler
 from litellm.types.utils import ModelResponseStream
+from openai import AsyncStream
 
 __all__ = [
     "Agent",
     "AgentExecutor",
     "AgentExecutorState",
+    "AsyncStream",
     "BaseAgent",
     "BaseLLM",
     "BaseTool",

@@ -6,14 +6,16 @@ import inspect
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from callboard_runtime.llm.libraries import (
+    AsyncStream,
     OpenAIChatCompletionStreamingHandler,
     OpenRouterChatCompletionStreamingHandler,
     litellm,
 )
 from callboard_runtime.llm.messages import CallDelta, Delta, ModelCall, Usage
+from callboard_runtime.llm.sse import openai_chunks
 
 SCRIPTED = "callboard-scripted"
 
@@ -78,7 +80,8 @@ async def _short_way(raw: Any) -> AsyncGenerator[Delta]:
 
     LiteLLM's wrapper around them costs more than the rest of a run together, and changes nothing about such chunks.
     """
-    async for chunk in raw:
+    chunks = openai_chunks(raw) if _is_openais(raw) else raw
+    async for chunk in chunks:
         delta = read_chunk(chunk)
         if delta is not None:
             yield delta
@@ -102,22 +105,26 @@ def is_openai_shaped(raw: Any, provider: str) -> bool:
     """Whether a LiteLLM response's inner stream yields OpenAI's chunks unchanged."""
     if provider == SCRIPTED:
         return hasattr(raw, "__aiter__")
-    if type(raw).__name__ == "AsyncStream":
-        return type(raw).__module__.split(".")[0] == "openai"
-    return isinstance(raw, OpenAIChatCompletionStreamingHandler | OpenRouterChatCompletionStreamingHandler)
+    handlers = (OpenAIChatCompletionStreamingHandler, OpenRouterChatCompletionStreamingHandler)
+    return _is_openais(raw) or isinstance(raw, handlers)
+
+
+def _is_openais(raw: Any) -> TypeGuard[AsyncStream[Any]]:
+    """Whether it is the SDK's own stream, and of its usual class: another one may read its bytes in another way."""
+    return type(raw) is AsyncStream
 
 
 def read_chunk(chunk: Any) -> Delta | None:
-    """One OpenAI-shaped chunk (an SDK's or LiteLLM's) as a delta; None when it carries nothing."""
-    choices = getattr(chunk, "choices", None)
-    usage = read_usage(getattr(chunk, "usage", None))
+    """One OpenAI-shaped chunk (plain, an SDK's or LiteLLM's) as a delta; None when it carries nothing."""
+    choices = _member(chunk, "choices")
+    usage = read_usage(_member(chunk, "usage"))
     if not choices:
         return Delta(usage=usage) if usage is not None else None
-    piece = choices[0].delta
-    finish = choices[0].finish_reason
-    text = getattr(piece, "content", None) or ""
-    reasoning = getattr(piece, "reasoning_content", None) or getattr(piece, "reasoning", None) or ""
-    calls = tuple(_call(item) for item in getattr(piece, "tool_calls", None) or ())
+    piece = _member(choices[0], "delta")
+    finish = _member(choices[0], "finish_reason")
+    text = _member(piece, "content") or ""
+    reasoning = _member(piece, "reasoning_content") or _member(piece, "reasoning") or ""
+    calls = tuple(_call(item) for item in _member(piece, "tool_calls") or ())
     if not (text or reasoning or calls or finish or usage):
         return None
     return Delta(_text(text), _text(reasoning), calls, finish, usage)
@@ -128,9 +135,12 @@ def _text(value: Any) -> str:
 
 
 def _call(item: Any) -> CallDelta:
-    function = item.function
+    function = _member(item, "function")
     return CallDelta(
-        item.index or 0, item.id, getattr(function, "name", None), getattr(function, "arguments", None) or ""
+        _member(item, "index") or 0,
+        _member(item, "id"),
+        _member(function, "name"),
+        _member(function, "arguments") or "",
     )
 
 
@@ -147,7 +157,7 @@ def read_usage(usage: Any) -> Usage | None:
 
 
 def _member(holder: Any, name: str) -> Any:
-    if isinstance(holder, Mapping):
+    if isinstance(holder, dict | Mapping):
         return cast(Mapping[str, Any], holder).get(name)
     return getattr(holder, name, None)
 
