@@ -1,18 +1,28 @@
-"""Writes docs/configuration.md from the settings model: `.venv/bin/python docs/generate.py`. A test compares them."""
+"""Writes what the documentation repeats of the code: `.venv/bin/python docs/generate.py`. Tests compare them.
+
+docs/configuration.md from the settings, docs/openapi.json and the tables of docs/http-api.md from the routes, and
+docs/asyncapi.yaml, which the front has a copy of.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from callboard_http.openapi.document import codes_of
+from callboard_http.openapi.document import document as openapi
+from callboard_http.openapi.operations import OPERATIONS
 from callboard_runtime.settings import PREFIX, ProviderKeys, Settings
 
-TARGET = Path(__file__).with_name("configuration.md")
+HERE = Path(__file__).parent
+HTTP_API = HERE / "http-api.md"
 INTERNAL = frozenset({"dev_auth"})  # `callboard up` sets it for its own front
 
 HEADER = f"""\
@@ -119,5 +129,56 @@ def _bounds(field: FieldInfo) -> str:
     return f", {' '.join(shown)}" if shown else ""
 
 
+def openapi_text() -> str:
+    """The content of docs/openapi.json."""
+    return json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+def asyncapi_text() -> str:
+    """The content of docs/asyncapi.yaml, and of the copy that fronts serve."""
+    from callboard_http.asyncapi import document as asyncapi
+
+    return asyncapi()
+
+
+_WRITTEN = {
+    "routes": "written by docs/generate.py from http/callboard_http/openapi/operations.py",
+    "errors": "written by docs/generate.py from runtime/callboard_runtime/errors.py",
+}
+
+
+def http_api() -> str:
+    """docs/http-api.md with its generated tables made anew."""
+    text = HTTP_API.read_text()
+    for name, rows in (("routes", _routes()), ("errors", _errors())):
+        marked = re.compile(f"<!-- {name}: .*<!-- end of {name} -->", re.DOTALL)
+        [before, after] = marked.split(text)
+        text = "".join((before, f"<!-- {name}: {_WRITTEN[name]} -->\n", *rows, f"<!-- end of {name} -->", after))
+    return text
+
+
+def _routes() -> Iterator[str]:
+    yield "| method | path | does |\n|---|---|---|\n"
+    for operation in (operation for operation in OPERATIONS if operation.tag != "Playground"):
+        yield f"| {operation.method} | `{operation.path}` | {operation.summary} |\n"
+
+
+def _errors() -> Iterator[str]:
+    yield "| code | status |\n|---|---|\n"
+    operations = [operation for item in openapi()["paths"].values() for operation in item.values()]
+    for status in sorted({int(status) for operation in operations for status in operation["responses"]}):
+        for code in codes_of(status) if status >= 400 else ():
+            yield f"| `{code}` | {status} |\n"
+
+
+GENERATED: dict[Path, Callable[[], str]] = {
+    HERE / "configuration.md": document,
+    HERE / "openapi.json": openapi_text,
+    HERE / "asyncapi.yaml": asyncapi_text,
+    HERE.parent / "http" / "callboard_http" / "openapi" / "asyncapi.yaml": asyncapi_text,
+    HTTP_API: http_api,
+}
+
 if __name__ == "__main__":
-    TARGET.write_text(document())
+    for path, content in GENERATED.items():
+        path.write_text(content())

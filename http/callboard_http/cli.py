@@ -44,6 +44,7 @@ async def serve(settings: Settings, listening: Callable[[int], None] | None = No
         handler_cancellation=True,  # a reader ends with its client
         access_log=None,
         shutdown_timeout=CLOSE_TIMEOUT,
+        keepalive_timeout=settings.http.idle_timeout,  # counts from the connection on: a slow head ends with it, too
         max_line_size=MAX_LINE,
         max_field_size=MAX_HEADER,
     )

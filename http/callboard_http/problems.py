@@ -17,7 +17,13 @@ from callboard_runtime.persistence.database import is_outage
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
-_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE"}
+CODES = {
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
+    413: "TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+}
 
 
 @web.middleware
@@ -63,7 +69,7 @@ def _problem(
 
 
 def _http_problem(request: web.Request, error: web.HTTPException) -> web.Response:
-    response = _problem(request, error.status, _CODES.get(error.status, "REFUSED"), _detail(request, error))
+    response = _problem(request, error.status, CODES.get(error.status, "REFUSED"), _detail(request, error))
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
@@ -75,6 +81,8 @@ def _detail(request: web.Request, error: web.HTTPException) -> str:
             return f"there is no {request.path}"
         case 405:
             return f"{request.path} does not take {request.method}"
+        case 408:
+            return f"the body did not arrive within {request.app[DEPS].settings.http.body_timeout:g} s"
         case 413:
             return f"the body may have {request.app[DEPS].settings.http.max_body_bytes} bytes"
         case _:

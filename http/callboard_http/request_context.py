@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -46,6 +47,15 @@ def path_id(request: web.Request, name: str) -> str:
 async def owned_run(request: web.Request, owner: str, run_id: str) -> RunRecord:
     """The owner's run; raises NotFound, or Gone when its session was deleted."""
     return await run_commands.owned_run(request.app[SERVICES].records, owner, run_id)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body; raises HTTPRequestTimeout for one that trickles in, HTTPRequestEntityTooLarge for a large one."""
+    try:
+        async with asyncio.timeout(request.app[DEPS].settings.http.body_timeout):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
 
 
 def check_user(name: str) -> str:

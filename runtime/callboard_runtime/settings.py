@@ -113,6 +113,10 @@ class HttpSettings(Section):
     runs_per_minute: int = Field(default=600, ge=1, description="Runs a user may start per minute")
     heartbeat: float = Field(default=15, gt=0, description="Seconds between SSE keep-alive comments")
     reader_buffer_bytes: int = Field(default=1024 * 1024, ge=4096, description="Bytes held for a slow reader")
+    body_timeout: float = Field(default=30, gt=0, description="Seconds a request's body may take to arrive")
+    idle_timeout: float = Field(
+        default=75, gt=0, description="Seconds a connection may take for the head of its next request"
+    )
     accept_timeout: float = Field(default=5, gt=0, description="Seconds a request may wait for the actor")
     drain: float = Field(default=10, ge=0, description="Seconds to let streams end at shutdown")
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from callboard_http.run_request import parse_run_request
 from callboard_runtime.broker import topology
 from callboard_runtime.cli import build_app
-from callboard_runtime.cli.processes import LOAD, PROCESSES, _load
+from callboard_runtime.cli.processes import DOCUMENTS, LOAD, PROCESSES, _load
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.settings import PREFIX, Settings
 from unit import docs_pages as docs
@@ -108,12 +108,14 @@ def test_there_are_commands_to_check() -> None:
 def _callboard(words: list[str]) -> None:
     """The command exists and takes these arguments; a text may name one without any."""
     command: Any = typer.main.get_command(build_app())
-    process = next((process for process in (*PROCESSES, LOAD) if process.name == words[0]), None)
+    process = next((process for process in (*PROCESSES, *DOCUMENTS, LOAD) if process.name == words[0]), None)
     if process is not None:
         targets = {
             "http": "callboard_http.cli:http",
             "actors": "callboard_actors.cli:actors",
             "load": "callboard_runtime.cli.load:load",
+            "openapi": "callboard_http.reference_cli:openapi",
+            "asyncapi": "callboard_http.reference_cli:asyncapi",
         }
         command, words = _load(process, process.target or targets[process.name]), words[1:]
     while hasattr(command, "commands") and words:

@@ -1,5 +1,13 @@
 """The HTTP surface: each module holds the handlers of one part of it."""
 
-from callboard_http.routes import agui, copilotkit, events, operations, runs, sessions
+from callboard_http.routes import agui, copilotkit, events, operations, reference, runs, sessions
 
-ROUTES = [*runs.ROUTES, *events.ROUTES, *sessions.ROUTES, *agui.ROUTES, *copilotkit.ROUTES, *operations.ROUTES]
+ROUTES = [
+    *runs.ROUTES,
+    *events.ROUTES,
+    *sessions.ROUTES,
+    *agui.ROUTES,
+    *copilotkit.ROUTES,
+    *operations.ROUTES,
+    *reference.ROUTES,
+]

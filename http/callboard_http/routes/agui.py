@@ -11,7 +11,7 @@ from callboard_http.chunk import Chunk
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.event_log import LegKey
 from callboard_http.moments import Moments
-from callboard_http.request_context import path_id
+from callboard_http.request_context import path_id, read_body
 from callboard_http.routes.runs import acceptance
 from callboard_http.run_request import RunRequest, ThreadRequest, parse_as, parse_json, parse_run_request
 from callboard_http.streaming import Place, follow, show, tell
@@ -28,14 +28,14 @@ AGUI = "/api/v1/agent/agui"
 async def run(request: web.Request) -> web.StreamResponse:
     """POST /agui/{agent_id}: what is wrong with the input is said before the stream; leaving does not cancel."""
     principal = request.app[DEPS].authenticator.authenticate(request.headers)
-    return await run_agent(request, principal, path_id(request, "agent_id"), await request.read())
+    return await run_agent(request, principal, path_id(request, "agent_id"), await read_body(request))
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
     """POST /agui/{agent_id}/connect: what the thread came to, then what its run does; ends when nothing runs."""
     principal = request.app[DEPS].authenticator.authenticate(request.headers)
     path_id(request, "agent_id")
-    return await connect_thread(request, principal, await request.read())
+    return await connect_thread(request, principal, await read_body(request))
 
 
 async def run_agent(request: web.Request, principal: Principal, agent_id: str, body: bytes) -> web.StreamResponse:

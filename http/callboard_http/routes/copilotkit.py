@@ -16,7 +16,7 @@ from aiohttp import web
 from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.moments import Moments
-from callboard_http.request_context import as_json, path_id
+from callboard_http.request_context import as_json, path_id, read_body
 from callboard_http.routes.agui import connect_thread, run_agent
 from callboard_http.routes.runs import acceptance
 from callboard_http.run_request import Json, Wire, check_id, parse_as, parse_json
@@ -32,20 +32,24 @@ PAGE, MAX_PAGE = 50, 500
 _THREADS = {"list": True, "inspect": True, "mutations": False, "realtimeMetadata": False}
 
 
-class _Stop(Wire):
+class StopRequest(Wire):
+    """Which run to stop; without one, the thread's active run."""
+
     run_id: ClientId | None = None
 
 
-class _Params(Wire):
+class EnvelopeParams(Wire):
     agent_id: str = ""
     thread_id: str = ""
     path: str = ""
     http_method: str = "GET"
 
 
-class _Envelope(Wire):
+class Envelope(Wire):
+    """Any operation, for a client that knows one URL only."""
+
     method: Literal["info", "agent/run", "agent/connect", "agent/stop", "resource/request"]
-    params: _Params = _Params()
+    params: EnvelopeParams = EnvelopeParams()
     body: Json | None = None
 
 
@@ -57,18 +61,18 @@ async def info(request: web.Request) -> web.Response:
 
 async def run(request: web.Request) -> web.StreamResponse:
     """POST /agent/{id}/run: as the native endpoint."""
-    return await _run(request, _user(request), path_id(request, "agent_id"), await request.read())
+    return await _run(request, _user(request), path_id(request, "agent_id"), await read_body(request))
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
     """POST /agent/{id}/connect: the thread as it stands, then its active run; ends when nothing runs."""
-    return await _connect(request, _user(request), path_id(request, "agent_id"), await request.read())
+    return await _connect(request, _user(request), path_id(request, "agent_id"), await read_body(request))
 
 
 async def stop(request: web.Request) -> web.Response:
     """POST /agent/{id}/stop/{thread}: cancels the run that `runId` names, else the thread's active one."""
     agent_id, thread_id = path_id(request, "agent_id"), path_id(request, "thread_id")
-    body = await request.read()
+    body = await read_body(request)
     return await _stop(request, _user(request), agent_id, thread_id, parse_json(body) if body else {})
 
 
@@ -85,7 +89,7 @@ async def thread_messages(request: web.Request) -> web.Response:
 async def single(request: web.Request) -> web.StreamResponse:
     """POST /copilotkit: any of these operations, for clients that know one URL only."""
     principal = _user(request)
-    asked = parse_as(_Envelope, parse_json(await request.read()))
+    asked = parse_as(Envelope, parse_json(await read_body(request)))
     params, body = asked.params, orjson.dumps(asked.body or {})
     match asked.method:
         case "info":
@@ -147,7 +151,7 @@ async def _connect(request: web.Request, principal: Principal, agent_id: str, bo
 async def _stop(request: web.Request, principal: Principal, agent_id: str, thread_id: str, given: Any) -> web.Response:
     if unknown := _unknown_agent(request, agent_id):
         return unknown
-    run_id = parse_as(_Stop, given).run_id or await _active_run(request, principal, thread_id)
+    run_id = parse_as(StopRequest, given).run_id or await _active_run(request, principal, thread_id)
     record = await request.app[SERVICES].records.run(principal.user_id, run_id) if run_id else None
     if record is None or record.deleted or record.thread_id != thread_id or record.status in ENDED:
         return as_json({"stopped": False, "message": "no such run is active in this thread"})
@@ -193,7 +197,7 @@ async def _messages(request: web.Request, principal: Principal, thread_id: str) 
     return as_json({"messages": shown})
 
 
-async def _resource(request: web.Request, principal: Principal, params: _Params) -> web.StreamResponse:
+async def _resource(request: web.Request, principal: Principal, params: EnvelopeParams) -> web.StreamResponse:
     """What a client of the one URL asks of `/threads`."""
     target = urlsplit(params.path)
     match params.http_method, target.path.strip("/").split("/"):

@@ -10,7 +10,7 @@ from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.request_context import as_json, cursor, may, owned_run, path_id, subject
 from callboard_http.run_commands import RUNS, events_url
-from callboard_http.streaming import follow, leg_named, place_after, place_at_start, place_in_session, show
+from callboard_http.streaming import Place, follow, leg_key, place_after, place_at_start, place_in_session, show
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.errors import InvalidInput
 
@@ -25,23 +25,33 @@ async def events(request: web.Request) -> web.StreamResponse:
     run_id = path_id(request, "run_id")
     principal, owner = await _reader_of(request, run_id)
     after, whole = event_cursor(request), _whole(request)
-    run = await owned_run(request, owner, run_id)
-    protocol = request.query.get("protocol", CURRENT)
-    key = leg_named(run, run_id)
-    if after is None and not whole and any(leg.first_epoch for leg in run.legs if leg.leg == key.leg):
-        return await show(request, key, principal.user_id, protocol=protocol, resumable=True)
-    sources = request.app[SERVICES].sources
-    place = await (place_after(run, after, sources) if after else place_at_start(run, run_id, sources))
+    place = await _place(request, owner, run_id, after, whole=whole)
     if place is None:
         return web.Response(status=204)
+    protocol = request.query.get("protocol", CURRENT)
+    if isinstance(place, LegKey):
+        return await show(request, place, principal.user_id, protocol=protocol, resumable=True)
     return await follow(request, place, principal.user_id, protocol=protocol, resumable=True)
 
 
 async def session_events(request: web.Request, session_id: UUID, user_id: str) -> web.StreamResponse:
     """All runs of a session, in the order of its log, from the cursor, or the first event, until the reader leaves."""
-    place = await place_in_session(session_id, event_cursor(request) or ORIGIN, request.app[SERVICES].sources)
+    services, after = request.app[SERVICES], event_cursor(request) or ORIGIN
+    place = await place_in_session(await services.openings.session(session_id, after.epoch), after, services.sources)
     protocol = request.query.get("protocol", CURRENT)
     return await follow(request, place, user_id, protocol=protocol, resumable=True)
+
+
+async def _place(
+    request: web.Request, owner: str, run_id: str, after: EventId | None, *, whole: bool
+) -> Place | LegKey | None:
+    """Where to read on; a leg that is to be shown as it stands; None when nothing follows the cursor."""
+    services = request.app[SERVICES]
+    opening = await services.openings.of(owner, run_id, after.epoch if after else 0)
+    if after:
+        return await place_after(opening, after, services.sources)
+    leg = opening.named(run_id)
+    return leg_key(opening, leg) if leg and leg.first_epoch and not whole else place_at_start(opening, leg)
 
 
 async def ticket(request: web.Request) -> web.Response:

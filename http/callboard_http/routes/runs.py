@@ -10,7 +10,7 @@ from callboard_http.accept import Acceptance
 from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.records import LegRecord, RunRecord
-from callboard_http.request_context import as_json, check_user, owned_run, path_id, subject
+from callboard_http.request_context import as_json, check_user, owned_run, path_id, read_body, subject
 from callboard_http.run_commands import RUNS, Cancel, Resume, RunCommands, accepted, events_url
 from callboard_http.run_request import parse_as, parse_json, parse_run_request
 from callboard_runtime.domain.commands import RunAnswer
@@ -32,7 +32,7 @@ async def start(request: web.Request) -> web.Response:
     """POST /runs: 202 once the run is durable; the same request again gets the same answer."""
     deps = request.app[DEPS]
     principal = deps.authenticator.authenticate(request.headers)
-    asked = parse_run_request(await request.read(), max_messages=deps.settings.http.max_messages)
+    asked = parse_run_request(await read_body(request), max_messages=deps.settings.http.max_messages)
     await request.app[SERVICES].limits.count_run(principal.user_id)
     answer = await run_commands(request).start(principal, asked)
     deps.metrics.runs_accepted += 1
@@ -50,7 +50,7 @@ async def cancel(request: web.Request) -> web.Response:
     """POST /runs/{run_id}/cancel: 202 once no further step will be granted."""
     run_id = path_id(request, "run_id")
     principal = request.app[DEPS].authenticator.authenticate(request.headers)
-    body = await request.read()
+    body = await read_body(request)
     given = parse_as(Cancel, parse_json(body)) if body else Cancel()
     return _accepted(await run_commands(request).cancel(principal, _owner(request, principal), run_id, given))
 
@@ -59,7 +59,7 @@ async def resume(request: web.Request) -> web.Response:
     """POST /runs/{run_id}/resume: approvals, tool results and interrupt answers; 202 once they are durable."""
     run_id = path_id(request, "run_id")
     principal = request.app[DEPS].authenticator.authenticate(request.headers)
-    given = parse_as(Resume, parse_json(await request.read()))
+    given = parse_as(Resume, parse_json(await read_body(request)))
     return _accepted(await run_commands(request).resume(principal, _owner(request, principal), run_id, given))
 
 

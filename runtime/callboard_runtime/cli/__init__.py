@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from callboard_runtime.cli import agents, config, dlq, migrate
-from callboard_runtime.cli.processes import add_load, add_processes
+from callboard_runtime.cli.processes import add_documents, add_load, add_processes
 from callboard_runtime.errors import CallboardError, ConfigError, InvalidInput, SettingsError, Unavailable
 
 _EPILOG = """
@@ -63,6 +63,7 @@ def build_app() -> typer.Typer:
     app.add_typer(config.app, name="config")
     app.add_typer(dlq.app, name="dlq")
     add_load(app)
+    add_documents(app)
     return app
 
 

@@ -39,13 +39,17 @@ PROCESSES = (
     ),
 )
 
+DOCUMENTS = (
+    Process("openapi", "Print the OpenAPI document of the HTTP API.", "http"),
+    Process("asyncapi", "Print the AsyncAPI document of what goes over the broker.", "http"),
+)
 LOAD = Process("load", "Load a deployment with runs, and check every event.", "client")
 
 
 def add_processes(app: typer.Typer) -> None:
     """Add the commands that are there, in order, and any that other packages bring."""
-    entry_points = {entry.name: entry.value for entry in metadata.entry_points(group=GROUP)}
-    known = {process.name for process in PROCESSES}
+    entry_points = _entry_points()
+    known = {process.name for process in (*PROCESSES, *DOCUMENTS)}
     others = [Process(name, f"From {target}.", "all") for name, target in entry_points.items() if name not in known]
     for process in (*PROCESSES, *others):
         target = process.target or entry_points.get(process.name)
@@ -56,6 +60,19 @@ def add_processes(app: typer.Typer) -> None:
 def add_load(app: typer.Typer) -> None:
     """Add the load tester, which starts no process but needs packages of its own."""
     _add(app, LOAD, "callboard_runtime.cli.load:load")
+
+
+def add_documents(app: typer.Typer) -> None:
+    """Add the commands that print the reference, if the front that it describes is there."""
+    entry_points = _entry_points()
+    for command in DOCUMENTS:
+        target = entry_points.get(command.name)
+        if target is not None and _exists(target):
+            _add(app, command, target)
+
+
+def _entry_points() -> dict[str, str]:
+    return {entry.name: entry.value for entry in metadata.entry_points(group=GROUP)}
 
 
 def _exists(target: str) -> bool:
