@@ -22,6 +22,7 @@ _BEHIND = {
     "postgres_url": "template",
     "redis_url": "redis",
     "rabbitmq_vhost_url": "rabbit",
+    "rabbitmq4_vhost_url": "rabbit4",
     "private_postgres": "private_postgres",
     "private_redis": "private_redis",
     "private_rabbit": "private_rabbit",
@@ -88,6 +89,15 @@ def redis_prefix(redis_url: str) -> Iterator[str]:
 def rabbitmq_vhost_url(services: Services) -> Iterator[str]:
     """A virtual host of this test alone on a real RabbitMQ."""
     rabbit = services.rabbit()
+    url = rabbit.create_vhost()
+    yield url
+    rabbit.delete_vhost(url)
+
+
+@pytest.fixture
+def rabbitmq4_vhost_url(services: Services) -> Iterator[str]:
+    """A virtual host of this test alone on RabbitMQ 4, where quorum queues, flow and defaults differ from 3.10's."""
+    rabbit = services.rabbit4()
     url = rabbit.create_vhost()
     yield url
     rabbit.delete_vhost(url)

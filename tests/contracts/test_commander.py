@@ -22,7 +22,6 @@ from callboard_runtime.domain.commands import (
 )
 from callboard_runtime.domain.ids import partition_of, utcnow
 from callboard_runtime.domain.state_snapshot import RunStatus
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.errors import StaleEpoch, Unavailable
 from contracts.peers import eventually, partition_queues, scripted_actor
 from services import TcpProxy
@@ -30,15 +29,6 @@ from services import TcpProxy
 SESSION = uuid.UUID(int=7)
 PARTITION = partition_of(SESSION)
 PATIENCE = 15.0
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 @pytest.fixture

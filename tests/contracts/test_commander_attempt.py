@@ -32,7 +32,6 @@ from callboard_runtime.domain.commands import (
 from callboard_runtime.domain.event_batch import ORIGIN, batch
 from callboard_runtime.domain.ids import partition_of, utcnow
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.entry import attempt as module
 from callboard_runtime.entry.attempt import Attempt, Halt, Hold
 from callboard_runtime.entry.brief import JournalRow
@@ -53,15 +52,6 @@ from services import TcpProxy
 
 SESSION, RUN, EPOCH = uuid.UUID(int=5), uuid.UUID(int=6), 4
 OPENING = batch(EPOCH, 1, [{"type": "RUN_STARTED"}])
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 class Log:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import aio_pika
 import orjson
-import pytest
 
 from callboard_runtime.broker import topology
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.entry.control import ControlConsumer
 from contracts.peers import eventually
 from services import TcpProxy
 
 RUN = uuid.UUID(int=3)
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 async def tell(url: str, process: str, *bodies: bytes) -> None:

@@ -19,7 +19,6 @@ from callboard_http.deps import SERVICES
 from callboard_runtime.broker import topology
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import session_uuid
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.settings import ActorSettings, IngressSettings, LlmSettings, Settings
 from contracts.ingress_client import Integration, integration, run_input, running_actors, token
 from contracts.peers import eventually, partition_queues
@@ -27,15 +26,6 @@ from integration.http_harness import USER, Front, headers, make_settings, servin
 from integration.test_http_api import Worker, frontend
 
 RUNS = "/api/v1/agent/runs"
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from callboard_runtime.domain.commands import RunAnswer
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.settings import Settings
 from contracts.ingress_client import token
-from contracts.test_ingress import actors, broker_url, front, settings  # noqa: F401 - fixtures
+from contracts.test_ingress import actors, front, settings  # noqa: F401 - fixtures
 from integration.http_harness import Front
 from unit import docs_pages as docs
 

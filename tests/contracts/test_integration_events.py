@@ -22,7 +22,7 @@ from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import ClientId, partition_of, run_uuid, session_uuid
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.settings import EventsSettings
-from contracts.test_relay import Inbox, Stage, broker_url, eventually, stage  # noqa: F401 - fixtures
+from contracts.test_relay import Inbox, Stage, eventually, stage  # noqa: F401 - fixtures
 from integration.actor_harness import USER, Actor, Worker, accept, actor, start
 from services import TcpProxy
 

@@ -11,21 +11,11 @@ from aio_pika.abc import AbstractQueue, DeliveryMode
 
 from callboard_runtime.broker import topology
 from callboard_runtime.domain.event_batch import EventBatch, EventId
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.stream.lanes import LanePublisher
 from contracts.peers import PATIENCE, eventually
 from services import TcpProxy
 
 SESSION, RUN = uuid.UUID(int=7), uuid.UUID(int=8)
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 @pytest.fixture

@@ -17,22 +17,12 @@ from callboard_actors.partitions import assign
 from callboard_actors.settle import Envelope
 from callboard_runtime.broker import topology
 from callboard_runtime.domain.ids import PARTITIONS
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, Settings
 from services import TcpProxy
 
 PATIENCE = 40.0
 SOME = (3, 17, 42)  # partitions that carry commands
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from callboard_runtime.broker import topology
 from callboard_runtime.broker.topology_setup import declare_control_queue
 from callboard_runtime.domain.event_batch import EventBatch, EventId, batch
 from callboard_runtime.domain.ids import partition_of, task_id
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, Settings
 from callboard_runtime.stream.lanes import LanePublisher
@@ -31,15 +30,6 @@ from services import TcpProxy
 
 PATIENCE = 20.0
 ME, OTHER = "actors-me", "actors-other"
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 class Stage:

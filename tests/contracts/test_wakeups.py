@@ -18,7 +18,6 @@ import pytest
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.topology_setup import declare
 from callboard_runtime.domain.ids import task_id
-from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.entry.celery_app import bind, create_celery
 from callboard_runtime.entry.wakeup import RESUME_TASK, RUN_TASK, wakeup_message
 from callboard_runtime.settings import ActorSettings, Settings
@@ -26,15 +25,6 @@ from contracts.peers import eventually as soon
 
 TESTS = Path(__file__).parents[1]
 PATIENCE = 60.0  # seconds; a worker is a process that first imports much
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 eventually = partial(soon, patience=PATIENCE)

@@ -1,4 +1,7 @@
-"""Gets the services that the tests need onto a Debian machine. Standard library only; `make test` runs it first."""
+"""Gets the services that the tests need onto a Debian machine; `make test` runs it first.
+
+`CALLBOARD_TEST_RABBITMQ=4` asks for RabbitMQ 4 instead of the distribution's own version.
+"""
 
 import contextlib
 import os
@@ -7,18 +10,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from services import private_root
 
 _DEBIAN = Path("/")
 # What an ordinary user unpacks, as nobody but root can install it.
 _OWN = Path(__file__).resolve().parents[2] / ".tools" / "rabbitmq"
+_OWN_4 = _OWN.with_name("rabbitmq4")
 _RABBITMQ = Path("usr/lib/rabbitmq/bin")
 _ERLANG = Path("usr/lib/erlang")
 
 # Debian starts a service when its package is installed, unless this script refuses; the tests start their own.
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _REFUSE = "#!/bin/sh\nexit 101\n"
+
+VERSION = "CALLBOARD_TEST_RABBITMQ"
 
 # Where progress is told; pytest sets it to the terminal, because it captures sys.stderr.
 progress: TextIO = sys.stderr
@@ -33,14 +42,38 @@ def main() -> int:
     return 0
 
 
-def rabbitmq() -> tuple[Path, Path] | None:
-    """The folders of RabbitMQ's and Erlang's programs, got if need be; None when they cannot be had here."""
+@dataclass(frozen=True)
+class RabbitPrograms:
+    """The folders of RabbitMQ's and Erlang's programs, and what must stand before a command to run one of them."""
+
+    server: Path
+    erlang: Path
+    within: tuple[str, ...] = ()
+
+    @classmethod
+    def below(cls, root: Path, within: tuple[str, ...] = ()) -> "RabbitPrograms":
+        return cls(root / _RABBITMQ, root / _ERLANG / "bin", within)
+
+
+def rabbitmq(version: str | None = None) -> RabbitPrograms | None:
+    """RabbitMQ's programs, got if need be; None when they cannot be had here. The version is "4" or the machine's."""
+    if (version or os.environ.get(VERSION)) == "4":
+        return _rabbitmq_4()
     for root in (_DEBIAN, _OWN):
         if (root / _RABBITMQ / "rabbitmq-server").exists():
-            return root / _RABBITMQ, root / _ERLANG / "bin"
+            return RabbitPrograms.below(root)
     if packages("rabbitmq-server"):
-        return _DEBIAN / _RABBITMQ, _DEBIAN / _ERLANG / "bin"
-    return (_OWN / _RABBITMQ, _OWN / _ERLANG / "bin") if unpack_rabbitmq() else None
+        return RabbitPrograms.below(_DEBIAN)
+    return RabbitPrograms.below(_OWN) if unpack_rabbitmq() else None
+
+
+def _rabbitmq_4() -> RabbitPrograms | None:
+    if not _OWN_4.exists():
+        say("fetching RabbitMQ 4 from the distribution's next release into .tools (once, 70 MB)")
+    if not private_root.unpack(_OWN_4, _quiet):
+        return None
+    # Inside its own root: the paths are those that it sees.
+    return RabbitPrograms.below(_DEBIAN, private_root.entering(_OWN_4))
 
 
 def redis() -> str | None:
@@ -133,7 +166,3 @@ def _quiet(argv: list[str], *, loud: bool = False, cwd: Path | None = None) -> b
     if done.returncode and loud:
         say(f"{' '.join(argv[:2])} failed: {(done.stderr or done.stdout).strip()[-500:]}")
     return done.returncode == 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

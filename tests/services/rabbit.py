@@ -17,9 +17,9 @@ _QUERY = "heartbeat=10"
 _ERLANG = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
 
 
-def binaries() -> tuple[Path, Path]:
-    """The folders of rabbitmq-server itself (Debian's wrappers on PATH switch account and folder) and of erl."""
-    found = install.rabbitmq()
+def programs(version: str | None = None) -> install.RabbitPrograms:
+    """The programs of RabbitMQ and Erlang themselves: Debian's wrappers on PATH switch account and folder."""
+    found = install.rabbitmq(version)
     if found is None:
         raise ServiceUnavailable(
             "RabbitMQ is missing: apt-get install rabbitmq-server, or start Docker, or set CALLBOARD_TEST_AMQP_URL"
@@ -33,31 +33,31 @@ class _PortMapper(ServiceProcess):
     name = "epmd"
     start_timeout = 20.0
 
-    def __init__(self, folder: Path, erlang: Path) -> None:
+    def __init__(self, folder: Path, programs: install.RabbitPrograms) -> None:
         super().__init__(folder)
         self.port = free_port()
-        self._program = erlang / "epmd"
+        self._epmd = [*programs.within, str(programs.erlang / "epmd")]
 
     def command(self) -> Sequence[str]:
-        return [str(self._program), "-address", "127.0.0.1", "-port", str(self.port)]
+        return [*self._epmd, "-address", "127.0.0.1", "-port", str(self.port)]
 
     def ready(self) -> bool:
-        probe = [self.command()[0], "-port", str(self.port), "-names"]
+        probe = [*self._epmd, "-port", str(self.port), "-names"]
         return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 class RabbitServer(ServiceProcess):
     """RabbitMQ on a free port of 127.0.0.1, with user, cookie, data and port mapper of its own.
 
-    `config` adds lines to rabbitmq.conf, e.g. `{"consumer_timeout": "2000"}`.
+    `config` adds lines to rabbitmq.conf, e.g. `{"consumer_timeout": "2000"}`; `version` "4" asks for that release.
     """
 
     name = "rabbitmq"
 
-    def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None, version: str | None = None) -> None:
         super().__init__(folder)
-        self._bin, self._erlang = binaries()
-        self._mapper = _PortMapper(folder / "epmd", self._erlang)
+        self._programs = programs(version)
+        self._mapper = _PortMapper(folder / "epmd", self._programs)
         self.port, self._dist_port = free_port(), free_port()
         self._node = f"cb{secrets.token_hex(4)}@localhost"
         self._user, self._password, self._cookie = "callboard", secrets.token_hex(8), secrets.token_hex(16)
@@ -86,8 +86,8 @@ class RabbitServer(ServiceProcess):
 
     def evaluate(self, expression: str) -> str:
         """Evaluate Erlang in the node and return the printed value. Raises RuntimeError with the node's answer."""
-        fast = shutil.which("erl_call", path=self.environment()["PATH"])
-        argv = [fast, "-c", self._cookie, "-sname", self._node, "-e"] if fast else self._control("eval", expression)
+        fast = ["erl_call", "-c", self._cookie, "-sname", self._node, "-e"] if self._has_erl_call() else None
+        argv = [*self._programs.within, *(fast or self._control("eval", expression))]
         done = subprocess.run(
             argv, input=f"{expression}\n", env=self.environment(), capture_output=True, text=True, check=False
         )
@@ -115,7 +115,7 @@ class RabbitServer(ServiceProcess):
         super().kill()
 
     def command(self) -> Sequence[str]:
-        return [str(self._bin / "rabbitmq-server"), "-noinput"]
+        return [*self._programs.within, str(self._programs.server / "rabbitmq-server"), "-noinput"]
 
     def ready(self) -> bool:
         try:
@@ -126,7 +126,7 @@ class RabbitServer(ServiceProcess):
     def environment(self) -> Mapping[str, str]:
         base = dict(super().environment())
         return base | {
-            "PATH": f"{self._erlang}:{base['PATH']}",
+            "PATH": f"{self._programs.erlang}:{base['PATH']}",
             "HOME": str(self.folder),
             # Makes the script replace itself by the node, so that our process id is the node's.
             "RABBITMQ_ALLOW_INPUT": "1",
@@ -159,7 +159,11 @@ class RabbitServer(ServiceProcess):
         return "\n".join([super().log_tail(lines), *own])
 
     def _control(self, *arguments: str) -> list[str]:
-        return [str(self._bin / "rabbitmqctl"), "-n", self._node, *arguments]
+        return [str(self._programs.server / "rabbitmqctl"), "-n", self._node, *arguments]
+
+    def _has_erl_call(self) -> bool:
+        # Another root has all of Debian's Erlang, out of reach for a look from here.
+        return bool(self._programs.within or shutil.which("erl_call", path=self.environment()["PATH"]))
 
     def _write_files(self, config: Mapping[str, str]) -> None:
         lines = {

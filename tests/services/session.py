@@ -58,6 +58,7 @@ class Services:
             "template": self._start_template,
             "redis": self._start_redis,
             "rabbit": self._start_rabbit,
+            "rabbit4": lambda: self._started(RabbitServer(self.folder / "rabbit4", version="4")),
             "private_postgres": lambda: self._started(PostgresServer(self.folder / "private_postgres")),
             "private_redis": lambda: self._started(RedisServer(self.folder / "private_redis")),
             "private_rabbit": lambda: self._started(private_rabbit(self.folder / "private_rabbit")),
@@ -80,6 +81,9 @@ class Services:
 
     def rabbit(self) -> VirtualHosts:
         return self._wait("rabbit")
+
+    def rabbit4(self) -> VirtualHosts:
+        return self._wait("rabbit4")
 
     def private_postgres(self) -> PostgresServer:
         return _whole(self._wait("private_postgres"))

@@ -7,19 +7,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from callboard_runtime.embedded.amqp import EmbeddedBroker
-
 Connect = Callable[[], Awaitable[AbstractConnection]]
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-async def broker_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """URL of an empty virtual host, without a query."""
-    if request.param == "rabbitmq":
-        yield request.getfixturevalue("rabbitmq_vhost_url").split("?")[0]
-        return
-    async with EmbeddedBroker() as broker:
-        yield broker.url
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Declaring, locking, deleting: who may do what, and which error says no."""
 
+from typing import Any, cast
+
 import aio_pika
 import pytest
 from aio_pika import ExchangeType, Message
@@ -161,3 +163,9 @@ async def test_connection_closes_cleanly_from_the_client(broker_url: str) -> Non
 
 async def _ignore(_: object) -> None:
     return None
+
+
+async def test_the_third_broker_of_the_contracts_is_rabbitmq_4(rabbitmq4_vhost_url: str) -> None:
+    async with await aio_pika.connect(rabbitmq4_vhost_url) as connection:
+        properties = cast(Any, connection).transport.connection.server_properties
+        assert properties["version"].startswith("4."), properties
