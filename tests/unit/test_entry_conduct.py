@@ -23,6 +23,7 @@ from callboard_runtime.settings import RunSettings, Settings, WorkerSettings
 from callboard_runtime.stream.emitter import Leg
 
 Told = tuple[str, Any]
+CALL = SimpleNamespace(mode="FRONTEND_EXECUTE")
 
 
 class Books:
@@ -135,7 +136,7 @@ async def conduct(
     ("end", "told"),
     [
         (outcome("finished"), ("finish", None)),
-        (outcome("paused", ("call",)), ("pause", ("call",))),
+        (outcome("paused", (CALL,)), ("pause", (CALL,))),
         (outcome("released"), ("release", None)),
         (ReplayDiverged("step x"), ("finish", "REPLAY_DIVERGED")),
         (RuntimeError("a bug"), ("finish", "WORKER_ERROR")),
@@ -153,7 +154,7 @@ async def test_a_crews_own_end(monkeypatch: pytest.MonkeyPatch, end: Any, told: 
     [
         (Halt.CANCELLED, when_stopped(outcome("cancelled")), ("finish", None), 0),
         (Halt.CANCELLED, stubborn, ("finish", None), 1),
-        (Halt.CANCELLED, when_stopped(outcome("paused", ("call",))), ("pause", ("call",)), 0),
+        (Halt.CANCELLED, when_stopped(outcome("paused", (CALL,))), ("pause", (CALL,)), 0),
         (Halt.SHUTDOWN, when_stopped(outcome("released")), ("release", None), 0),
         (Halt.SHUTDOWN, when_stopped(outcome("finished")), ("finish", None), 0),
         (Halt.SHUTDOWN, when_stopped(RunReleased()), ("release", None), 0),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Self
 from uuid import uuid4
 
@@ -22,6 +23,8 @@ from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line
 from callboard_runtime.domain.commands import Answer, Command, Reply, decode_reply, encode_command
 from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.errors import Unavailable
+from callboard_runtime.observe import tracing
+from callboard_runtime.observe.metrics import COMMAND_SECONDS, COMMANDS_UNANSWERED
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +90,21 @@ class CommandClient:
         copy. Raises the error that the actor replied with; Unavailable when nobody answered in time (the command may
         still take effect) or the broker refused it; TooLarge.
         """
-        body = encode_command(command)
+        if tracing.current is None:
+            return await self._ask(command, timeout)
+        with tracing.span(f"send {command.type}", kind="client", attributes=_about(command)):
+            return await self._ask(command, timeout)
+
+    async def _ask(self, command: Command, timeout: float) -> Answer:
+        body, began = encode_command(command), time.perf_counter()
         correlation = uuid4().hex
         try:
             async with asyncio.timeout(timeout):
                 reply = await self._request(command, body, correlation)
         except TimeoutError:
+            COMMANDS_UNANSWERED.labels(command.type).inc()
             raise Unavailable(f"no answer to {command.type} within {timeout:g} s", retry_after=RETRY_AFTER) from None
+        COMMAND_SECONDS.labels(command.type).observe(time.perf_counter() - began)
         return reply.unwrap()
 
     async def tell(self, command: Command, timeout: float = TELL_TIMEOUT) -> None:
@@ -151,7 +162,9 @@ async def _open_line(connection: AbstractConnection) -> _ReplyLine:
 
 
 async def _publish(line: _ReplyLine, command: Command, body: bytes, correlation: str | None) -> None:
+    trace = tracing.traceparent()
     properties = spec.Basic.Properties(
+        headers={tracing.HEADER: trace} if trace else None,
         content_type="application/json",
         delivery_mode=PERSISTENT,
         message_type=command.type,
@@ -165,6 +178,15 @@ async def _publish(line: _ReplyLine, command: Command, body: bytes, correlation:
         raise Unavailable("no session actor has been started yet", retry_after=RETRY_AFTER) from None
     except DeliveryError:
         raise Unavailable("too many commands wait for this session's actor", retry_after=RETRY_AFTER) from None
+
+
+def _about(command: Command) -> tracing.Attributes:
+    return {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": "send",
+        "messaging.destination.name": topology.SESSION_EXCHANGE,
+        "callboard.session_id": str(command.session_id),
+    }
 
 
 def _check_not_late(command: Command) -> None:

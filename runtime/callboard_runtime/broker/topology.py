@@ -100,6 +100,7 @@ H_EPOCH = "e"
 H_FIRST = "f"
 H_PREVIOUS = "p"  # id of the event before the first one, `<epoch>-<seq>`
 H_CLOSING = "c"  # the last line ends the leg
+H_TRACE = "t"  # the span that sent it, if it is traced
 
 # Headers of a message that was set aside by a process of ours; the broker says the same in `x-death`.
 H_DEAD_REASON = "callboard-reason"

@@ -43,6 +43,8 @@ DOCUMENTS = (
     Process("openapi", "Print the OpenAPI document of the HTTP API.", "http"),
     Process("asyncapi", "Print the AsyncAPI document of what goes over the broker.", "http"),
 )
+TRACED = ("http", "actors", "worker")
+
 LOAD = Process("load", "Load a deployment with runs, and check every event.", "client")
 
 
@@ -88,18 +90,21 @@ def _add(app: typer.Typer, process: Process, target: str) -> None:
     def forward(ctx: typer.Context) -> None:
         command = _load(process, target)
         if "--help" not in ctx.args:
-            _start_logging()
+            _start_watching(process.name)
         command(args=list(ctx.args), prog_name=f"callboard {process.name}")
 
     app.command(process.name, help=process.help, context_settings=options, add_help_option=False)(forward)
 
 
-def _start_logging() -> None:
+def _start_watching(name: str) -> None:
     from callboard_runtime.cli.logs import start_logging
+    from callboard_runtime.observe.start import start_tracing
     from callboard_runtime.settings import Settings
 
     settings = Settings()
-    start_logging(settings.log_level, settings.log_format)
+    start_logging(settings.log_level, settings.log_format, settings)
+    if name in TRACED:
+        start_tracing(settings, name)
 
 
 def _load(process: Process, target: str) -> Callable[..., None]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from callboard_runtime.observe import endpoint
+from callboard_runtime.observe.health import Health
 from callboard_runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,11 +42,14 @@ def worker(
     SIGTERM releases its runs at their next step: other workers go on with them. SIGKILL loses nothing either.
     """
     settings = Settings()
-    asyncio.run(_until_there(settings))
-    serve(settings, concurrency, name)
+    with endpoint.serving(settings.metrics) as health:
+        asyncio.run(_until_there(settings))
+        serve(settings, concurrency, name, health)
 
 
-def serve(settings: Settings, concurrency: int | None = None, name: str | None = None) -> None:
+def serve(
+    settings: Settings, concurrency: int | None = None, name: str | None = None, health: Health | None = None
+) -> None:
     """Serve in this thread until SIGTERM or SIGINT."""
     from celery.exceptions import SecurityWarning
     from celery.signals import setup_logging
@@ -61,6 +66,7 @@ def serve(settings: Settings, concurrency: int | None = None, name: str | None =
     bind(app, settings)
     loop = WorkerLoop(settings, concurrency=concurrency, name=name)
     loop.start()
+    loop.watch(health or Health())
     use_worker(loop)
     try:
         celery_worker(app, loop).start()

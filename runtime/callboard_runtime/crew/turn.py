@@ -25,6 +25,7 @@ from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.errors import CallboardError
 from callboard_runtime.faults import fault_point
 from callboard_runtime.llm.messages import ModelAnswer, ToolCall
+from callboard_runtime.observe.worker import REPLAYED
 from callboard_runtime.tools.execute import ToolResult, execute, failure
 from callboard_runtime.tools.spec import Tool, ToolContext
 from callboard_runtime.tools.state import StateChange, StateError, StateView
@@ -156,6 +157,7 @@ class Turn:
             return None
         if row.digest != _digest(call):
             raise ReplayDiverged(f"step {row.key}: the tool call differs from the recorded one")
+        REPLAYED.labels("tool").inc()
         return ToolResult(str(row.result["content"]), bool(row.result.get("failed")))
 
     def _answered(self, call: ToolCall) -> PendingToolCall | None:

@@ -63,3 +63,5 @@ class RunBrief:
     shared_state: Any = None  # as the recorded steps left it
     answers: tuple[PendingToolCall, ...] = ()  # the settled calls of the pauses so far, for a resumed leg
     log_before: EventId = ORIGIN  # the last event before this epoch
+    trace: str | None = None  # the span that asked for this leg, in W3C form
+    former_trace: str | None = None  # that of the leg before

@@ -16,6 +16,7 @@ from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.entry.attempt import Attempt, Halt
 from callboard_runtime.entry.brief import RunBrief
 from callboard_runtime.errors import CallboardError, Fenced, StaleEpoch, Unavailable
+from callboard_runtime.observe.worker import PAUSES
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.emitter import EventEmitter
 
@@ -45,8 +46,12 @@ class Conductor:
         self._stream = RunStream(emitter)
         self._timers: list[asyncio.TimerHandle] = []
 
-    async def conduct(self, brief: RunBrief | Exception) -> None:
-        """Returns when the actor knows how the attempt ended, or when it is not ours to say. Never raises."""
+    async def conduct(self, brief: RunBrief | Exception) -> str:
+        """Returns when the actor knows how the attempt ended, or when it is not ours to say. Never raises.
+
+        What is returned names the end, for those who watch: `finished`, `paused`, `cancelled`, `released`, `failed`,
+        `deadline` or `lost`.
+        """
         ending: Ending = brief if isinstance(brief, Exception) else await self._play(brief)
         try:
             await self._tell(ending)
@@ -57,6 +62,19 @@ class Conductor:
             self._note("end_refused", "could not end as it should: %s", error)
             with contextlib.suppress(CallboardError):
                 await self._fail(error.code, error.message)
+        return self._named(ending)
+
+    def _named(self, ending: Ending) -> str:
+        reason = self._attempt.halt_reason
+        if reason is Halt.LOST or isinstance(ending, StaleEpoch):
+            return "lost"
+        if reason is Halt.DEADLINE:
+            return "deadline"
+        if not isinstance(ending, BaseException):
+            return ending.status
+        if reason is Halt.SHUTDOWN and isinstance(ending, asyncio.CancelledError | Fenced):
+            return "released"
+        return "cancelled" if reason is Halt.CANCELLED else "failed"
 
     async def _play(self, brief: RunBrief) -> Ending:
         """The crew's outcome, or the exception that ended it."""
@@ -117,6 +135,8 @@ class Conductor:
         match outcome.status:
             case "paused":
                 await self._attempt.request_tools(outcome.calls)
+                for call in outcome.calls:
+                    PAUSES.labels(call.mode).inc()
             case "released":
                 await self._attempt.release()
             case "finished" | "cancelled":

@@ -25,6 +25,10 @@ from callboard_runtime.entry.brief import RunBrief
 from callboard_runtime.entry.conduct import Conductor
 from callboard_runtime.entry.running import RunningAttempts
 from callboard_runtime.errors import AttemptAlive, NotFound, NotRunnable, Refused, Unavailable
+from callboard_runtime.observe.logs import run_named
+from callboard_runtime.observe.spans import leg_span
+from callboard_runtime.observe.tracing import Span
+from callboard_runtime.observe.worker import LEGS
 from callboard_runtime.persistence.run_reader import read_brief
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.emitter import EventEmitter, Leg
@@ -68,7 +72,7 @@ async def execute_run(session_id: UUID, run_id: UUID, leg: int, services: Worker
     attempt_id = new_id()
     if services.attempts.draining:
         return
-    with services.attempts.listed(attempt_id):
+    with services.attempts.listed(attempt_id), run_named(session_id, run_id):
         start = StartRun(session_id=session_id, run_id=run_id, leg=leg, attempt_id=attempt_id, process=services.process)
         answer = await _ask_for_epoch(start, services.commands)
         if answer is not None:
@@ -98,12 +102,22 @@ async def _conduct(start: StartRun, answer: StartAnswer, services: WorkerService
     except Exception as error:
         logger.exception("run %s cannot be read", start.run_id, extra={"action": "run_unreadable"})
         brief = error
-    attempt, emitter = _open_attempt(start, answer, brief, services)
-    services.attempts.granted(start.attempt_id, attempt)
-    try:
-        await Conductor(attempt, emitter, services.settings).conduct(brief)
-    finally:
-        await attempt.close()
+    with _span(start, answer, brief) as span:
+        attempt, emitter = _open_attempt(start, answer, brief, services)
+        services.attempts.granted(start.attempt_id, attempt)
+        try:
+            outcome = await Conductor(attempt, emitter, services.settings).conduct(brief)
+        finally:
+            await attempt.close()
+        span.note({"callboard.outcome": outcome})
+        LEGS.labels(outcome).inc()
+
+
+def _span(start: StartRun, answer: StartAnswer, brief: RunBrief | Exception) -> Span:
+    agent, asked, former = "unreadable", None, None
+    if isinstance(brief, RunBrief):
+        agent, asked, former = brief.agent_id, brief.trace, brief.former_trace
+    return leg_span(agent, start.session_id, start.run_id, answer.leg, answer.attempt, asked, former)
 
 
 async def _read(start: StartRun, answer: StartAnswer, services: WorkerServices) -> RunBrief:

@@ -19,6 +19,7 @@ from callboard_runtime.entry.run_command import ResumeCommand, RunCommand
 from callboard_runtime.entry.run_service import execute_run
 from callboard_runtime.entry.wakeup import RESUME_TASK, RUN_TASK
 from callboard_runtime.entry.worker_loop import current_worker, running_worker
+from callboard_runtime.observe import tracing
 from callboard_runtime.settings import Settings
 
 __all__ = [
@@ -81,7 +82,16 @@ def _is_wakeup(args: tuple[Any, ...], content: Mapping[str, Any]) -> bool:
 
 
 def _execute(session_id: str, run_id: str, leg: str | int) -> None:
-    current_worker().execute(UUID(session_id), UUID(run_id), int(leg))
+    with tracing.continued(_trace()):
+        current_worker().execute(UUID(session_id), UUID(run_id), int(leg))
+
+
+def _trace() -> str | None:
+    """The trace that the wake-up belongs to."""
+    if tracing.current is None:
+        return None
+    request: Any = app.current_worker_task.request  # a header becomes an attribute of it
+    return tracing.header_of({tracing.HEADER: getattr(request, tracing.HEADER, None)})
 
 
 def _content(args: tuple[Any, ...], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from callboard_runtime.entry.control import ControlConsumer
 from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.entry.run_service import WorkerServices, execute_run
 from callboard_runtime.entry.running import RunningAttempts
+from callboard_runtime.observe.health import Health, database_answers
+from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
+from callboard_runtime.observe.worker import LEGS_ACTIVE, SLOTS
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from callboard_runtime.settings import Settings
@@ -40,6 +43,7 @@ class WorkerLoop:
         self._stack = AsyncExitStack()
         self._services: WorkerServices | None = None
         self._heartbeat: Heartbeat | None = None
+        self._control: ControlConsumer | None = None
 
     def start(self) -> None:
         """Load CrewAI, connect, and be known as alive; services that are away are waited for in the background."""
@@ -60,6 +64,24 @@ class WorkerLoop:
         )
         self._heartbeat.start()
         logger.info("%s takes %d runs", self.process, self.slots, extra={"action": "worker_started"})
+
+    def watch(self, health: Health) -> None:
+        """Have this process's health and metrics looked after."""
+        if self._thread is None or self._services is None or self._heartbeat is None:
+            raise RuntimeError("the worker loop was not started")
+        commands, control, heartbeat = self._services.commands, self._control, self._heartbeat
+        watch_engine(self._services.engine)
+        watch_heartbeat(heartbeat)
+        SLOTS.set(self.slots)
+        LEGS_ACTIVE.set_function(lambda: len(self.attempts))
+        health.watch(
+            self._thread.loop,
+            {
+                "database": database_answers(self._services.engine),
+                "broker": lambda: commands.connected and control is not None and control.connected,
+                "accepting": lambda: not self.attempts.draining,
+            },
+        )
 
     def execute(self, session_id: UUID, run_id: UUID, leg: int) -> None:
         """Run a leg and wait for its end; called from a thread of its own."""
@@ -96,6 +118,7 @@ class WorkerLoop:
         stack.push_async_callback(lanes.close)
         control = await ControlConsumer.connect(amqp_url, self.process, self.attempts.cancel)
         stack.push_async_callback(control.close)
+        self._control = control
         return WorkerServices(settings, self.process, commands, lanes, tail, engine, self.attempts)
 
 

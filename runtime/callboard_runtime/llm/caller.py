@@ -21,6 +21,8 @@ from callboard_runtime.llm.messages import ModelAnswer, ModelCall, Usage, estima
 from callboard_runtime.llm.prices import price_text
 from callboard_runtime.llm.provider import SCRIPTED, Target
 from callboard_runtime.llm.request import Request
+from callboard_runtime.observe.spans import metered, model_span
+from callboard_runtime.observe.worker import REPLAYED
 from callboard_runtime.settings import LlmSettings
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ class ModelCaller:
             row = self._journal.find(f"{key}!{number}")
             if row is None or row.status != "recorded":
                 continue
+            REPLAYED.labels("model").inc()
             fault_point("during_replay")
             if row.digest != digest:
                 raise ReplayDiverged(f"step {row.key}: the request differs from the recorded one")
@@ -116,7 +119,8 @@ class ModelCaller:
             for attempt in range(self._settings.retries + 1):
                 number += 1
                 try:
-                    return await self._try(call, target, f"{key}!{number}", digest, view())
+                    with model_span(call.stage, target.provider, target.model):
+                        return await self._try(call, target, f"{key}!{number}", digest, view())
                 except ModelError as error:
                     failure = error
                 if not failure.retryable or attempt == self._settings.retries:
@@ -156,7 +160,7 @@ class ModelCaller:
         view.calls(tuple(filter(call.valid, answer.tool_calls)))
         view.ended()
         fault_point("after_model_answer")
-        record = StepRecord(key=key, result=answer.to_result(), usage=request.usage())
+        record = StepRecord(key=key, result=answer.to_result(), usage=metered(request.usage(), "ok"))
         await self._journal.record(record, messages=view.messages(answer))
         fault_point("after_model_record")
         return answer
@@ -171,6 +175,7 @@ class ModelCaller:
         )
         estimated = isinstance(failure, ModelTimeout) or request.builder.started
         usage = request.usage() if estimated else request.usage(Usage())
+        metered(usage, failure.code)
         await self._journal.record(StepRecord(key=key, outcome="failed", usage=usage, error=failure.code))
         return failure
 
@@ -179,7 +184,9 @@ class ModelCaller:
         partial = request.builder.partial()
         kept = ModelAnswer(text=partial.text, reasoning=partial.reasoning, message_id=partial.message_id)
         self._unsent_records.append(
-            StepRecord(key=key, outcome="cancelled", result=kept.to_result(), usage=request.usage())
+            StepRecord(
+                key=key, outcome="cancelled", result=kept.to_result(), usage=metered(request.usage(), "cancelled")
+            )
         )
         if kept.text:
             self._unsent_messages.extend(view.messages(kept))

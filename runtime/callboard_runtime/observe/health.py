@@ -44,7 +44,6 @@ class Health:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._checks: Mapping[str, Check] = {}
         self._probes: Sequence[Probe] = ()
-        self.draining = False
 
     def watch(self, loop: asyncio.AbstractEventLoop, checks: Mapping[str, Check], probes: Sequence[Probe] = ()) -> None:
         """From now on ask these, on this loop; `probes` look after metrics that are read when somebody asks."""
@@ -55,7 +54,7 @@ class Health:
         if self._loop is None:
             return Report({"started": False})
         answers = self._on_loop(_ask(self._checks), LOOP_TIMEOUT)
-        return Report({"event_loop": answers is not None, **(answers or {}), "serving": not self.draining})
+        return Report({"event_loop": answers is not None, **(answers or {})})
 
     def alive(self) -> bool:
         """Whether the loop still turns."""

@@ -126,6 +126,10 @@ class OtelTracer:
         finally:
             contexts.detach(token)
 
+    def note(self, attributes: Attributes) -> None:
+        """Add attributes to the present span."""
+        trace.get_current_span().set_attributes(dict(attributes))
+
     def traceparent(self) -> str | None:
         return _header(contexts.get_current())
 

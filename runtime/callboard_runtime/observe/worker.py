@@ -58,6 +58,7 @@ REPLAYED = counter("callboard_replayed_steps_total", "Steps answered from the jo
 EVENTS = counter("callboard_events_emitted_total", "Events sent live.", on="worker")
 BATCHES = counter("callboard_event_batches_total", "Live batches, by what the Redis tail said.", "tail", on="worker")
 
+_batches = {tail: BATCHES.labels(tail) for tail in ("OK", "FENCED", "BEHIND", "EMPTY", "AWAY")}
 _model = Bounded(100)
 _tool = Bounded(200)
 
@@ -83,6 +84,12 @@ def model_called(provider: str, model: str, outcome: str, usage: CallUsage) -> N
         MODEL_SECONDS.labels(*labels).observe(usage.latency_ms / 1000)
     if usage.first_token_ms is not None:
         MODEL_FIRST_TOKEN.labels(*labels).observe(usage.first_token_ms / 1000)
+
+
+def count_batch(tail: str, events: int) -> None:
+    """Count a batch by what the tail said, `AWAY` without one; `events` of it are sent on."""
+    _batches[tail].inc()
+    EVENTS.inc(events)
 
 
 def tool_called(tool: str, *, failed: bool, seconds: float) -> None:

@@ -63,11 +63,13 @@ async def read_brief(engine: AsyncEngine, run_id: UUID, answer: StartAnswer, his
         shared_state=snapshot.shared_state,
         answers=snapshot.pending_tool_calls,
         log_before=EventId(row.before_epoch, row.before_seq) if row.before_epoch else ORIGIN,
+        trace=row.trace,
+        former_trace=row.former_trace,
     )
 
 
 async def _run(connection: AsyncConnection, run_id: UUID, answer: StartAnswer) -> Row[*tuple[Any, ...]]:
-    leg, first_leg = aliased(RunLegRow), aliased(RunLegRow)
+    leg, first_leg, former_leg = aliased(RunLegRow), aliased(RunLegRow), aliased(RunLegRow)
     before = (
         select(EventSegmentRow.epoch, EventSegmentRow.last_seq)
         .where(EventSegmentRow.session_id == RunRow.session_id, EventSegmentRow.epoch < answer.epoch)
@@ -90,11 +92,14 @@ async def _run(connection: AsyncConnection, run_id: UUID, answer: StartAnswer) -
             first_leg.history_seq,
             before.c.epoch.label("before_epoch"),
             before.c.last_seq.label("before_seq"),
+            leg.traceparent.label("trace"),
+            former_leg.traceparent.label("former_trace"),
         )
         .join(SessionRow, SessionRow.id == RunRow.session_id)
         .outerjoin(PinnedConfigRow, PinnedConfigRow.digest == RunRow.config_digest)
         .join(leg, (leg.run_id == RunRow.id) & (leg.leg == answer.leg))
         .join(first_leg, (first_leg.run_id == RunRow.id) & (first_leg.leg == 1))
+        .outerjoin(former_leg, (former_leg.run_id == RunRow.id) & (former_leg.leg == answer.leg - 1))
         .outerjoin(before, before.c.epoch.is_not(None))
         .where(RunRow.id == run_id)
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from callboard_runtime.domain.event_batch import AguiEvent, EventBatch, EventId
+from callboard_runtime.observe.worker import count_batch
 from callboard_runtime.stream.guard import GuardedTail
 from callboard_runtime.stream.lanes import LanePublisher
 from callboard_runtime.stream.ledger import EventLedger
@@ -177,6 +178,7 @@ class EventEmitter:
         create, self._create = self._create, False
         committed = self._ledger.committed
         result = await self._tail.append(self._leg.session_id, batch, committed=committed, create=create)
+        count_batch(result.value if result else "AWAY", len(batch.lines) if result in (None, TailResult.OK) else 0)
         self._absent = result is None or result is TailResult.EMPTY or (self._absent and result is not TailResult.OK)
         return result
 

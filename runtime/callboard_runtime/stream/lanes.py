@@ -19,6 +19,8 @@ from pamqp.common import FieldTable
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line, open_channel
 from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
+from callboard_runtime.observe import tracing
+from callboard_runtime.observe.metrics import LANE_DROPPED
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class LanePublisher:
             topology.H_PREVIOUS: str(previous),
             topology.H_CLOSING: closing,
         }
+        if tracing.current is not None and (trace := tracing.traceparent()):
+            headers[topology.H_TRACE] = trace
         await self._send(session_id, headers, "\n".join(batch.lines).encode())
 
     async def poke(self, session_id: UUID, run_id: UUID = NO_RUN) -> None:
@@ -86,14 +90,18 @@ class LanePublisher:
     async def _send(self, session_id: UUID, headers: FieldTable, body: bytes) -> None:
         line = self._link.current
         if line is None:
-            self.dropped += 1
+            self._drop()
             return
         properties = spec.Basic.Properties(headers=headers, delivery_mode=TRANSIENT, message_id="-")
         key = topology.lane_key(session_id)
         try:
             await line.publish(topology.LANE_EXCHANGE, key, body, properties, timeout=WRITE_TIMEOUT)
         except (ConnectionGone, DeliveryError, TimeoutError):
-            self.dropped += 1
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        LANE_DROPPED.inc()
 
 
 async def _open_line(connection: AbstractConnection) -> Line:

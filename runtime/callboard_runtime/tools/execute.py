@@ -7,6 +7,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import time
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 import orjson
 
 from callboard_runtime.llm.messages import clean
+from callboard_runtime.observe.spans import tool_span
+from callboard_runtime.observe.worker import tool_called
 from callboard_runtime.tools.spec import Tool, ToolContext
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,16 @@ async def execute(tool: Tool, arguments: Mapping[str, Any], context: ToolContext
 
     A function that is not a coroutine runs in a thread, which goes on after a timeout: nothing can stop it.
     """
+    began = time.perf_counter()
+    with tool_span(tool.name, context.tool_call_id) as span:
+        result = await _attempt(tool, arguments, context, max_bytes)
+        if result.failed:
+            span.fail("tool_failed")
+    tool_called(tool.name, failed=result.failed, seconds=time.perf_counter() - began)
+    return result
+
+
+async def _attempt(tool: Tool, arguments: Mapping[str, Any], context: ToolContext, max_bytes: int) -> ToolResult:
     assert tool.function is not None
     try:
         async with asyncio.timeout(tool.timeout):
