@@ -22,8 +22,8 @@ from callboard_http.inspector import ROUTES as INSPECTOR
 from callboard_http.limits import Limits
 from callboard_http.lookout import LOOKOUT, Lookout
 from callboard_http.open_streams import OpenStreams
+from callboard_http.openings import Openings
 from callboard_http.playground import ROUTES as PLAYGROUND
-from callboard_http.positions import Positions
 from callboard_http.problems import problems
 from callboard_http.reader import Sources
 from callboard_http.records import Records
@@ -67,7 +67,7 @@ async def _services(app: web.Application) -> AsyncGenerator[None]:
     limits = Limits(settings.http, records, redis, settings.redis_prefix)
     heartbeat = Heartbeat(settings.required_database_url(), name, "http", interval=settings.worker.heartbeat)
     heartbeat.start()
-    app[SERVICES] = Services(engine, records, commands, Sources(log, Positions(log), tail, hub), limits)
+    app[SERVICES] = Services(engine, records, commands, Sources(log, tail, hub), Openings(engine), limits)
     ingress = await _start_ingress(app, name)
     yield
     await asyncio.to_thread(heartbeat.stop)

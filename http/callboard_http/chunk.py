@@ -60,6 +60,12 @@ class Chunk:
             return self
         return Chunk(self.epoch, seq + 1, self.body.split(b"\n", skip)[skip], self.closing)
 
+    def upto(self, seq: int) -> Chunk:
+        """What comes up to `seq`, which must be in it; it ends something only if it is whole."""
+        lines = self.body.split(b"\n")
+        count = seq + 1 - self.first
+        return self if count >= len(lines) else Chunk(self.epoch, self.first, b"\n".join(lines[:count]))
+
     def without_last(self) -> Chunk | None:
         """All but the last event; None if there is no other. It ends nothing any more."""
         body, newline, _ = self.body.rpartition(b"\n")

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 MAX_LINE = 8190  # bytes of the request line
 MAX_HEADER = 16_384  # bytes of one header field: room for a JWT
+BACKLOG = 4096  # connections that wait to be taken; the system may allow fewer: a lost one comes back after seconds
 CLOSE_TIMEOUT = 2.0  # seconds for handlers that are left after the drain
 
 
@@ -50,7 +51,7 @@ async def serve(settings: Settings, listening: Callable[[int], None] | None = No
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.http.host, settings.http.port).start()
+        await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG).start()
         port = int(runner.addresses[0][1])
         logger.info("listening on http://%s:%s", settings.http.host, port, extra={"action": "listening"})
         if listening:

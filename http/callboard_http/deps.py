@@ -11,6 +11,7 @@ from callboard_http.auth import Authenticator
 from callboard_http.limits import Limits
 from callboard_http.metrics import Metrics
 from callboard_http.open_streams import OpenStreams
+from callboard_http.openings import Openings
 from callboard_http.reader import Sources
 from callboard_http.records import Records
 from callboard_http.tickets import Tickets
@@ -26,6 +27,7 @@ class Services:
     records: Records
     commands: CommandClient
     sources: Sources
+    openings: Openings
     limits: Limits
 
 

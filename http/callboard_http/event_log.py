@@ -1,13 +1,14 @@
-"""The committed log as a reader sees it.
+"""The committed log as readers see it: many of them ask at once, few queries answer.
 
-In: a leg and a position.
+In: legs, or sessions, and positions.
 Out: what follows in the log, with where the leg and the session stand, all of one moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +16,15 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_http.chunk import Chunk
+from callboard_http.gathered import Gathered
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.domain.state_snapshot import ENDED, RunStatus
 from callboard_runtime.persistence.database import connect
 
-PAGE = 8  # segments read at once: a segment may have a megabyte, and each slow reader holds one page
+PAGE = 8  # segments read at once for one reader
+PAGE_BYTES = 256 * 1024  # after which a page ends earlier; one segment is always read whole, and may have a megabyte
+READERS_AT_ONCE = 32  # pages read by one query
+GATHER = 0.02  # seconds in which questions about positions are collected
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class LegPage:
-    """The log after a position, up to `PAGE` segments, and what was true at that moment.
+    """The log after a position, a page of it, and what was true at that moment.
 
     Of a session as a whole it says only where its log stands.
     """
@@ -49,6 +54,7 @@ class LegPage:
     log: EventId  # the session's last committed event
     committed: int  # last committed seq of the position's own epoch
     gone: bool  # the session is a tombstone, or the run is no more
+    complete: bool  # nothing more of the leg was in the log
     status: RunStatus | None = None  # of the run
     first_epoch: int | None = None
     end: EventId | None = None  # the leg's closing event
@@ -58,105 +64,102 @@ class LegPage:
     error_message: str | None = None
 
     @property
-    def complete(self) -> bool:
-        """Whether nothing more of the leg was in the log."""
-        return len(self.chunks) < PAGE
-
-    @property
-    def never_started(self) -> bool:
-        """Whether the run ended without this leg ever having had an event."""
-        return self.status in ENDED and self.first_epoch is None and not self.chunks
+    def over_without_end(self) -> bool:
+        """Whether the run ended without this leg having an end in the log: as a rule it never had a worker."""
+        return self.status in ENDED and self.end is None and self.complete and not self.chunks
 
 
-_PAGE = text(f"""
-SELECT s.log_epoch, s.log_seq, s.deleted_at IS NOT NULL AS deleted, s.thread_id,
+# The page of each question. A leg's own epochs bound what is looked at, and its segments, not its events, are counted;
+# a segment of the position's epoch that begins at or before the position may reach beyond it.
+_PAGES = text(f"""
+SELECT q.n, s.log_epoch, s.log_seq, s.deleted_at IS NOT NULL AS deleted, s.thread_id,
        r.status, r.error_code, r.error_message, l.client_run_id, l.first_epoch, l.last_epoch, l.last_seq AS end_seq,
-       (SELECT max(o.last_seq) FROM event_segments o WHERE o.session_id = s.id AND o.epoch = :epoch) AS committed,
-       g.epoch, g.first_seq, g.closing, g.lines
-  FROM sessions s
-  LEFT JOIN runs r ON r.id = :run_id
-  LEFT JOIN run_legs l ON l.run_id = r.id AND l.leg = :leg
+       (SELECT o.last_seq FROM event_segments o WHERE o.session_id = s.id AND o.epoch = q.epoch
+         ORDER BY o.first_seq DESC LIMIT 1) AS committed,
+       g.epoch, g.first_seq, g.closing, g.lines, g.found
+  FROM unnest(CAST(:sessions AS uuid[]), CAST(:runs AS uuid[]), CAST(:legs AS bigint[]), CAST(:epochs AS bigint[]),
+              CAST(:seqs AS bigint[])) WITH ORDINALITY AS q(session_id, run_id, leg, epoch, seq, n)
+  JOIN sessions s ON s.id = q.session_id
+  LEFT JOIN runs r ON r.id = q.run_id
+  LEFT JOIN run_legs l ON l.run_id = q.run_id AND l.leg = q.leg
   LEFT JOIN LATERAL (
-       SELECT e.epoch, e.first_seq, e.closing, e.lines FROM event_segments e
-        WHERE e.session_id = s.id AND e.run_id = :run_id AND e.leg = :leg
-          AND e.epoch >= :epoch AND (e.epoch, e.last_seq) > (:epoch, :seq)
-        ORDER BY e.epoch, e.first_seq LIMIT {PAGE}) g ON true
- WHERE s.id = :session_id
-""")  # noqa: S608 - PAGE is a constant of ours
+       SELECT w.* FROM (
+              SELECT e.*, count(*) OVER () AS found,
+                     sum(octet_length(e.lines)) OVER (ORDER BY e.epoch, e.first_seq) - octet_length(e.lines) AS before
+                FROM (SELECT c.epoch, c.first_seq, c.closing, c.lines FROM event_segments c
+                       WHERE c.session_id = s.id AND (q.run_id IS NULL OR (c.run_id = q.run_id AND c.leg = q.leg))
+                         AND c.epoch >= GREATEST(q.epoch, COALESCE(l.first_epoch, 0))
+                         AND (c.epoch, c.first_seq) >= (q.epoch, COALESCE(
+                             (SELECT max(b.first_seq) FROM event_segments b WHERE b.session_id = s.id
+                                 AND b.epoch = q.epoch AND b.first_seq <= q.seq), 0))
+                         AND (c.epoch, c.last_seq) > (q.epoch, q.seq)
+                       ORDER BY c.epoch, c.first_seq LIMIT {PAGE}) e) w
+        WHERE w.before < {PAGE_BYTES}) g ON true
+ ORDER BY q.n, g.epoch, g.first_seq
+""")  # noqa: S608 - constants of ours
 
-_SESSION_PAGE = text(f"""
-SELECT s.log_epoch, s.log_seq, s.deleted_at IS NOT NULL AS deleted,
-       (SELECT max(o.last_seq) FROM event_segments o WHERE o.session_id = s.id AND o.epoch = :epoch) AS committed,
-       g.epoch, g.first_seq, g.closing, g.lines
-  FROM sessions s
-  LEFT JOIN LATERAL (
-       SELECT e.epoch, e.first_seq, e.closing, e.lines FROM event_segments e
-        WHERE e.session_id = s.id AND e.epoch >= :epoch AND (e.epoch, e.last_seq) > (:epoch, :seq)
-        ORDER BY e.epoch, e.first_seq LIMIT {PAGE}) g ON true
- WHERE s.id = :session_id
-""")  # noqa: S608 - PAGE is a constant of ours
+_POSITIONS = text(
+    "SELECT id, log_epoch, log_seq FROM sessions WHERE id = ANY(CAST(:ids AS uuid[])) AND deleted_at IS NULL"
+)
 
-# The oldest event that is kept, if an older one was pruned: a session's first event has the epoch of its first attempt.
-_OLDEST = text("""
-SELECT COALESCE(o.epoch, s.log_epoch) AS epoch, COALESCE(o.first_seq, s.log_seq + 1) AS first_seq
-  FROM sessions s
-  LEFT JOIN LATERAL (SELECT e.epoch, e.first_seq FROM event_segments e WHERE e.session_id = s.id
-                      ORDER BY e.epoch, e.first_seq LIMIT 1) o ON true
- WHERE s.id = :session_id AND s.log_epoch > 0
-   AND (o.epoch IS NULL OR o.first_seq > 1
-        OR o.epoch > (SELECT min(a.epoch) FROM run_attempts a WHERE a.session_id = s.id))
-""")
-
-_POSITIONS = text("SELECT id, log_epoch, log_seq FROM sessions WHERE id = ANY(:ids) AND deleted_at IS NULL")
+Question = tuple[LegKey | SessionKey, EventId]  # what to read, and after which event
 
 
 class EventLog:
     """Reads of committed events; every method raises Unavailable while the database is away."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # each read is one statement
+        self._pages = Gathered(self._read_pages, most=READERS_AT_ONCE, at_once=2)
+        self._positions = Gathered(self._read_positions, most=1000, linger=GATHER)
 
     async def page(self, key: LegKey | SessionKey, after: EventId) -> LegPage | None:
         """The events of a leg, or of all legs, after `after`, as one database snapshot has them.
 
         None for an unknown session.
         """
-        names = {"session_id": key.session_id, "epoch": after.epoch, "seq": after.seq}
-        one_leg = {"run_id": key.run_id, "leg": key.leg} if isinstance(key, LegKey) else {}
-        async with connect(self._engine) as connection:
-            found = await connection.execute(_PAGE if one_leg else _SESSION_PAGE, names | one_leg)
-            rows = found.mappings().all()
-        if not rows:
-            return None
-        return _leg_page(rows, after) if one_leg else LegPage(**_common(rows, after), gone=rows[0]["deleted"])
+        return await self._pages.of((key, after))
 
-    async def pruned_before(self, session_id: UUID) -> EventId | None:
-        """The oldest event that is kept of a session whose first ones are not; None while all are."""
-        async with connect(self._engine) as connection:
-            row = (await connection.execute(_OLDEST, {"session_id": session_id})).one_or_none()
-        return EventId(row.epoch, row.first_seq) if row else None
+    async def position(self, session_id: UUID) -> EventId | None:
+        """The session's last committed event, read after this call; None if it is gone."""
+        return await self._positions.of(session_id)
 
-    async def positions(self, sessions: Iterable[UUID]) -> dict[UUID, EventId]:
-        """The last committed event of each session that exists."""
+    async def _read_pages(self, asked: Sequence[Question]) -> dict[Question, LegPage]:
+        legs = [key if isinstance(key, LegKey) else None for key, _ in asked]
+        names = {
+            "sessions": [key.session_id for key, _ in asked],
+            "runs": [leg.run_id if leg else None for leg in legs],
+            "legs": [leg.leg if leg else None for leg in legs],
+            "epochs": [after.epoch for _, after in asked],
+            "seqs": [after.seq for _, after in asked],
+        }
+        async with connect(self._engine) as connection:
+            rows = (await connection.execute(_PAGES, names)).mappings().all()
+        pages: dict[Question, LegPage] = {}
+        for number, group in groupby(rows, lambda row: int(row["n"])):
+            key, after = asked[number - 1]
+            pages[key, after] = _page(key, list(group), after)
+        return pages
+
+    async def _read_positions(self, sessions: Sequence[UUID]) -> dict[UUID, EventId]:
         async with connect(self._engine) as connection:
             rows = await connection.execute(_POSITIONS, {"ids": list(sessions)})
             return {row.id: EventId(row.log_epoch, row.log_seq) for row in rows}
 
 
-def _common(rows: Sequence[Mapping[Any, Any]], after: EventId) -> dict[str, Any]:
-    """What the pages of legs and of sessions have in common."""
+def _page(key: LegKey | SessionKey, rows: Sequence[Mapping[Any, Any]], after: EventId) -> LegPage:
     first = rows[0]
-    return {
-        "chunks": tuple(_chunk(row, after) for row in rows if row["epoch"] is not None),
+    chunks = tuple(_chunk(row, after) for row in rows if row["epoch"] is not None)
+    common: dict[str, Any] = {
+        "chunks": chunks,
         "log": EventId(first["log_epoch"], first["log_seq"]) if first["log_epoch"] else ORIGIN,
         "committed": first["committed"] or 0,
+        "complete": len(chunks) < PAGE and len(chunks) == (first["found"] or 0),
     }
-
-
-def _leg_page(rows: Sequence[Mapping[Any, Any]], after: EventId) -> LegPage:
-    first = rows[0]
+    if isinstance(key, SessionKey):
+        return LegPage(**common, gone=first["deleted"])
     return LegPage(
-        **_common(rows, after),
+        **common,
         gone=first["deleted"] or first["status"] is None,
         status=RunStatus(first["status"]) if first["status"] else None,
         first_epoch=first["first_epoch"],

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
 from callboard_http.chunk import Chunk
 from callboard_http.event_log import EventLog, LegKey, LegPage, SessionKey
 from callboard_http.hub import EventHub, Subscription
-from callboard_http.positions import Positions
 from callboard_http.prelude import Prelude, terminal
-from callboard_http.withdrawal import Shown, closings, without_leading_closings
+from callboard_http.withdrawal import Memory, Shown, closings, without_leading_closings
 from callboard_runtime.agui.run_events import run_error, run_started
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.domain.state_snapshot import RunStatus
@@ -31,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0  # seconds between two looks at the log while something is known to be missing
 DEAF_LOOK = 1.0  # seconds between two looks while nothing can arrive live
+BEAT = 0.5  # seconds: heartbeats are due at multiples of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,9 @@ class Sources:
     """Where readers read; without a tail, events arrive live and with the commits."""
 
     log: EventLog
-    positions: Positions
     tail: TailStore | None
     hub: EventHub
+    memory: Memory = field(default_factory=Memory)
 
 
 class LegReader:
@@ -49,6 +48,26 @@ class LegReader:
     The `prelude` is sent before anything else. `heartbeat` is in seconds. Holds at most `buffer` bytes of live chunks,
     and one page of the log.
     """
+
+    __slots__ = (
+        "_announced",
+        "_begun",
+        "_blind",
+        "_buffer",
+        "_ended",
+        "_heartbeat",
+        "_key",
+        "_live",
+        "_loop",
+        "_misses",
+        "_next_look",
+        "_prelude",
+        "_ready",
+        "_shown",
+        "_sources",
+        "_stopped",
+        "position",
+    )
 
     def __init__(
         self,
@@ -65,25 +84,30 @@ class LegReader:
         self._heartbeat, self._buffer = heartbeat, buffer
         self._loop = asyncio.get_running_loop()
         self._live = Subscription(key, buffer)
-        self._ready: deque[Chunk] = deque()
+        self._ready: list[Chunk] = []
         self._shown = Shown()
         self._begun = self._ended = self._stopped = self._blind = False
         self._misses = 0  # looks in a row that found nothing of what is known to be missing
         self._next_look = 0.0
-        self._prelude = prelude or Prelude((), after)
-        if self._prelude.unsure is not None:
-            self._shown.add(self._prelude.unsure)
+        self._prelude = prelude.chunks if prelude else ()
+        self._announced = prelude is not None and prelude.announced
+        if prelude and prelude.unsure is not None:
+            self._shown.add(prelude.unsure)
 
     async def chunks(self) -> AsyncGenerator[Chunk | None]:
-        """Every chunk of the leg; ends after its closing event, or after `stop`. Never raises for an outage."""
+        """Every chunk of the leg, None for a heartbeat; ends after the closing event, or after `stop`.
+
+        It also ends when this reader has to be told anew where the leg stands. Never raises for an outage.
+        """
         self._live.poke()
-        for chunk in self._prelude.chunks:
+        for chunk in self._prelude:
             yield chunk
+        self._prelude = ()
         try:
             await self._sources.hub.add(self._live)
             while not (self._ended or self._stopped):
                 if self._ready:
-                    if chunk := self._send(self._ready.popleft()):
+                    if chunk := self._send(self._ready.pop(0)):
                         yield chunk
                 elif self._live.look:
                     await self._look()
@@ -94,6 +118,7 @@ class LegReader:
                     yield None
         finally:
             self._sources.hub.remove(self._live)
+            self._sources.memory.keep(self._key.session_id, self._shown.chunks)
 
     def stop(self) -> None:
         """End soon, wherever the leg stands."""
@@ -105,7 +130,7 @@ class LegReader:
         if chunk.logged:
             self.position, self._begun = chunk.last, True
         self._ended = self._ends_with(chunk)
-        return chunk.without_start() if self._prelude.announced else chunk
+        return chunk.without_start() if self._announced else chunk
 
     def _ends_with(self, chunk: Chunk) -> bool:
         return chunk.closing
@@ -147,7 +172,8 @@ class LegReader:
             self._blind = False
             if page is None or page.gone:
                 self._ready.append(_deleted())
-            elif page.never_started:
+            elif page.over_without_end:
+                self._announced |= self._begun
                 self._ready.append(_told_from_row(page))
             else:
                 await self._take_page(page)
@@ -170,12 +196,19 @@ class LegReader:
             await self._read_tail(page)
 
     async def _withdrawn(self, page: LegPage, chunks: list[Chunk]) -> list[Chunk]:
-        """The chunks of a new epoch, for a reader who may have seen more of the old one than was committed."""
-        committed = EventId(self.position.epoch, page.committed)
-        lost = self._shown.beyond(committed)
+        """The chunks of a new epoch, for a reader who may have seen more of the old one than was committed.
+
+        What it saw may have been shown by another connection of this front; if nobody knows it, the reader is stopped.
+        """
+        committed, memory = EventId(self.position.epoch, page.committed), self._sources.memory
+        memory.keep(self._key.session_id, self._shown.chunks)
         self._shown.clear()
-        if not lost:
+        if self.position <= committed:
             return chunks
+        lost = memory.between(self._key.session_id, committed, self.position)
+        if lost is None:
+            self._stopped = True
+            return []
         own = closings(await self._epoch_upto(committed), lost)
         rest = without_leading_closings(chunks)
         return [own, *rest] if own else rest
@@ -221,17 +254,18 @@ class LegReader:
         return self._blind or self._live.newest > self.position
 
     def _patience(self) -> float:
-        """Seconds to wait for something live."""
+        """Seconds to wait for something live. Heartbeats of many readers fall together, and share their reads."""
         if self._behind():
             return max(0.001, self._next_look - self._loop.time())
-        return self._heartbeat if self._sources.hub.connected else min(self._heartbeat, DEAF_LOOK)
+        patience = self._heartbeat if self._sources.hub.connected else min(self._heartbeat, DEAF_LOOK)
+        return patience - self._loop.time() % min(BEAT, patience / 4)
 
     async def _ought_to_look(self) -> bool:
         """After a silence: whether the log knows more than this reader."""
         if self._behind() or not self._begun:
             return True
         try:
-            log = await self._sources.positions.of(self._key.session_id)
+            log = await self._sources.log.position(self._key.session_id)
         except Unavailable:
             return False
         if log is not None and log.epoch == self.position.epoch:
@@ -244,6 +278,8 @@ class SessionReader(LegReader):
 
     A run that ended before it had a worker has no events.
     """
+
+    __slots__ = ()
 
     def _ends_with(self, chunk: Chunk) -> bool:
         return chunk.closing and not chunk.logged  # of a deleted session
@@ -263,7 +299,7 @@ def _deleted() -> Chunk:
 
 
 def _told_from_row(page: LegPage) -> Chunk:
-    """The start and the end of a run that never started."""
+    """The start and the end of a run whose log has no end of this leg."""
     started = run_started(page.thread_id, page.client_run_id)
     status = page.status or RunStatus.FAILED
     ended = terminal(page.thread_id, page.client_run_id, status, page.error_code, page.error_message)

@@ -19,9 +19,9 @@ from callboard_http.deps import DEPS, SERVICES
 from callboard_http.downgrade import downgraded, speaks_current
 from callboard_http.event_log import LegKey, SessionKey
 from callboard_http.moments import Moments
+from callboard_http.openings import Opening, OpenLeg, Standing
 from callboard_http.prelude import Prelude, ending, prelude
 from callboard_http.reader import LegReader, SessionReader, Sources
-from callboard_http.records import LegRecord, RunRecord
 from callboard_http.sse import Form, open_stream, stream
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.errors import Conflict, Gone, NotFound
@@ -36,38 +36,34 @@ class Place:
     prelude: Prelude | None = None
 
 
-def leg_named(run: RunRecord, run_id: str) -> LegKey:
-    """The run's last leg; under a later leg's runId, the last leg that has it."""
-    legs = [leg for leg in run.legs if leg.client_run_id == run_id] if run_id != run.client_run_id else run.legs
-    return LegKey(run.session_id, run.id, legs[-1].leg if legs else 1)
+def leg_key(opening: Opening, leg: OpenLeg | None) -> LegKey:
+    return LegKey(opening.standing.session_id, opening.id, leg.leg if leg else 1)
 
 
-async def place_at_start(run: RunRecord, run_id: str, sources: Sources) -> Place:
-    """The start of the leg that `run_id` names. Raises Gone when it was pruned."""
-    key = leg_named(run, run_id)
-    epoch = next((leg.first_epoch for leg in run.legs if leg.leg == key.leg), None)
-    if epoch is not None:
-        await _check_kept(run.session_id, EventId(epoch, 0), sources)
-    return Place(key, ORIGIN)
+def place_at_start(opening: Opening, leg: OpenLeg | None) -> Place:
+    """The start of a leg. Raises Gone when it was pruned."""
+    if leg is not None and leg.first_epoch is not None:
+        _check_kept(opening.standing, EventId(leg.first_epoch, 0))
+    return Place(leg_key(opening, leg), ORIGIN)
 
 
-async def place_after(run: RunRecord, cursor: EventId, sources: Sources) -> Place | None:
+async def place_after(opening: Opening, cursor: EventId, sources: Sources) -> Place | None:
     """The first leg with events after the cursor; None when the last leg ended there or before.
 
     Raises Conflict for a cursor that no event has had: beyond the log, and not in the tail; Gone for one behind which
-    events were pruned.
+    events were pruned, or which is beyond what was committed of its epoch and unknown here.
     """
-    open_leg = next((leg for leg in run.legs if not _ended_by(leg, cursor)), None)
+    open_leg = next((leg for leg in opening.legs if not _ended_by(leg, cursor)), None)
     if open_leg is None:
         return None
-    await _check_cursor(run.session_id, cursor, sources)
-    return Place(LegKey(run.session_id, run.id, open_leg.leg), cursor)
+    await _check_cursor(opening.standing, cursor, sources)
+    return Place(leg_key(opening, open_leg), cursor)
 
 
-async def place_in_session(session_id: UUID, cursor: EventId, sources: Sources) -> Place:
+async def place_in_session(standing: Standing, cursor: EventId, sources: Sources) -> Place:
     """All that follows the cursor in a session. Raises as `place_after` does."""
-    await _check_cursor(session_id, cursor, sources)
-    return Place(SessionKey(session_id), cursor)
+    await _check_cursor(standing, cursor, sources)
+    return Place(SessionKey(standing.session_id), cursor)
 
 
 async def follow(
@@ -125,28 +121,25 @@ def _as_it_is(chunk: Chunk) -> Chunk:
     return chunk
 
 
-def _ended_by(leg: LegRecord, cursor: EventId) -> bool:
+def _ended_by(leg: OpenLeg, cursor: EventId) -> bool:
     return leg.end is not None and leg.end <= cursor
 
 
-async def _check_cursor(session_id: UUID, cursor: EventId, sources: Sources) -> None:
-    await _check_not_ahead(session_id, cursor, sources)
-    await _check_kept(session_id, cursor, sources)
+async def _check_cursor(standing: Standing, cursor: EventId, sources: Sources) -> None:
+    _check_kept(standing, cursor)
+    committed = EventId(cursor.epoch, standing.committed)
+    if cursor <= committed or sources.memory.between(standing.session_id, committed, cursor) is not None:
+        return
+    if cursor.epoch < standing.log.epoch:
+        raise Gone(f"event {cursor} was withdrawn; come without a cursor for a snapshot")
+    if cursor.epoch > standing.log.epoch or await _tail_denies(standing.session_id, cursor, sources):
+        raise Conflict(f"no event {cursor} has been sent; the log stands at {standing.log}")
 
 
-async def _check_kept(session_id: UUID, cursor: EventId, sources: Sources) -> None:
-    oldest = await sources.log.pruned_before(session_id)
+def _check_kept(standing: Standing, cursor: EventId) -> None:
+    oldest = standing.oldest
     if oldest is not None and cursor < EventId(oldest.epoch, oldest.seq - 1):
         raise Gone(f"events after {cursor} are past their retention; come without a cursor for a snapshot")
-
-
-async def _check_not_ahead(session_id: UUID, cursor: EventId, sources: Sources) -> None:
-    log = await sources.positions.of(session_id)
-    if log is None or cursor <= log:
-        return
-    if cursor.epoch == log.epoch and not await _tail_denies(session_id, cursor, sources):
-        return
-    raise Conflict(f"no event {cursor} has been sent; the log stands at {log}")
 
 
 async def _tail_denies(session_id: UUID, cursor: EventId, sources: Sources) -> bool:

@@ -291,6 +291,50 @@ async def test_what_was_shown_and_never_committed_is_withdrawn(front: Front, sta
         assert await events(response) == numbered(1, 1, [started(), start]) + numbered(2, 1, leg.sent)
 
 
+async def test_a_reader_comes_back_with_what_was_withdrawn(front: Front, settings: Settings, stage: Backstage):
+    """Here another reader's connection knows what it saw; a front that showed it to nobody says so."""
+    leg = await stage.add_run()
+    await stage.begin(leg)
+    start = {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"}
+    end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
+    call = {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "f"}
+    snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": []}
+    await stage.emit(leg, start)
+    await stage.commit(leg)
+    async with front.stream(EVENTS) as response:
+        await events(response, 2)
+        await stage.emit(leg, end, call, tail=False)
+        assert await events(response, 2) == numbered(1, 3, [end, call])
+    await stage.tail.delete(leg.key.session_id)  # as Redis does that starts empty
+    async with serving(settings) as other, other.stream(EVENTS, headers={"Last-Event-ID": "1-4"}) as stranger:
+        async with front.stream(EVENTS, headers={"Last-Event-ID": "1-4"}) as early:
+            await stage.begin(leg, 2, end, snapshot)
+            assert await events(early, 2) == [
+                (None, {"type": "TOOL_CALL_END", "toolCallId": "c1"}),
+                ("2-2", snapshot),
+            ]
+        assert await events(stranger) == [], "it ends, to be opened anew"
+        answer = await other.call("GET", EVENTS, headers={"Last-Event-ID": "1-4"})
+        assert (answer.status, answer.json["code"]) == (410, "GONE")
+    await stage.close(leg)
+    for cursor, own in (("1-4", [{"type": "TOOL_CALL_END", "toolCallId": "c1"}]), ("1-3", [])):
+        async with front.stream(EVENTS, headers={"Last-Event-ID": cursor}) as late:
+            told = [(None, event) for event in own]
+            assert await events(late) == [*told, *numbered(2, 2, [snapshot, finished()])]
+    async with front.stream(EVENTS, headers={"Last-Event-ID": "1-2"}) as late:
+        assert await events(late) == numbered(2, 1, leg.sent)
+
+
+async def test_a_run_that_ended_without_an_end_of_its_leg_is_ended_from_its_row(front: Front, stage: Backstage):
+    leg = await stage.add_run()
+    await stage.begin(leg)
+    async with front.stream(EVENTS) as response:
+        await events(response, 1)
+        await stage.execute(update(t.RunRow).values(status="failed", error_code="LOST", error_message="It is lost."))
+        await stage.lanes.poke(leg.key.session_id)
+        assert await events(response) == [(None, {"type": "RUN_ERROR", "message": "It is lost.", "code": "LOST"})]
+
+
 async def test_silence_is_filled_with_comments(front: Front, stage: Backstage):
     await stage.add_run()
     async with front.stream(EVENTS) as response:

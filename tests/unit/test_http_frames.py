@@ -1,5 +1,7 @@
 """SSE frames, chunk arithmetic, and what older clients get instead of the 1.0 form."""
 
+from uuid import uuid4
+
 import orjson
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from callboard_http.chunk import Chunk
 from callboard_http.downgrade import downgraded, speaks_current
-from callboard_http.withdrawal import Shown, closings, without_leading_closings
+from callboard_http.withdrawal import Memory, Shown, closings, without_leading_closings
 from callboard_runtime.domain.event_batch import EventBatch, EventId, to_line
 
 
@@ -170,6 +172,34 @@ def test_what_was_shown_is_forgotten_as_it_is_committed():
     for first in (1, 3):
         shown.add(chunk(2, first, text("a"), text("b")))
     shown.committed(EventId(2, 3))
-    assert [(c.first, c.last.seq) for c in shown.beyond(EventId(2, 3))] == [(4, 4)]
+    assert [(c.first, c.last.seq) for c in shown.chunks] == [(3, 4)]
     shown.committed(EventId(2, 4))
-    assert (shown.beyond(EventId(2, 0)), shown.held) == ([], 0)
+    assert (shown.chunks, shown.held) == ([], 0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 4)), max_size=8), st.integers(1, 12), st.integers(1, 12))
+def test_memory_tells_all_that_was_shown_between_two_events_or_nothing(
+    pieces: list[tuple[int, int]], after: int, upto: int
+):
+    memory, session = Memory(), uuid4()
+    for first, size in pieces:
+        memory.keep(session, [chunk(3, first, *(text(str(seq)) for seq in range(first, first + size)))])
+    wanted = list(range(after + 1, upto + 1))
+    known = {seq for first, size in pieces for seq in range(first, first + size)}
+    found = memory.between(session, EventId(3, after), EventId(3, upto))
+    if found is None:
+        assert set(wanted) - known
+    else:
+        assert [int(event["delta"]) for piece in found for event in piece.events()] == wanted
+    assert after >= upto or memory.between(uuid4(), EventId(3, after), EventId(3, upto)) is None
+    assert after >= upto or memory.between(session, EventId(2, after), EventId(2, upto)) is None
+
+
+def test_memory_is_bounded_and_forgets_the_session_heard_of_longest_ago():
+    first, second, third = uuid4(), uuid4(), uuid4()
+    shown = [chunk(3, 1, text("x" * 100))]
+    memory = Memory(limit=2 * len(shown[0].body))
+    for session in (first, second, first, first, third):  # the same again takes no room
+        memory.keep(session, shown)
+    kept = [memory.between(session, EventId(3, 0), EventId(3, 1)) for session in (first, second, third)]
+    assert kept == [shown, None, shown]

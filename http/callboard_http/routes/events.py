@@ -8,6 +8,7 @@ from aiohttp import web
 
 from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
+from callboard_http.event_log import LegKey
 from callboard_http.request_context import as_json, cursor, may, owned_run, path_id, subject
 from callboard_http.run_commands import RUNS, events_url
 from callboard_http.streaming import Place, follow, leg_key, place_after, place_at_start, place_in_session, show
