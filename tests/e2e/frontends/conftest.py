@@ -1,4 +1,4 @@
-"""A stack of two fronts, whose scripted model can be slow with calls, and the pages of one user per test."""
+"""A stack of two fronts, with a backend tool that waits for its test, and the pages of one user per test."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -26,7 +26,7 @@ def stack(private_stacks: SharedStacks, services: Services) -> Iterator[Callboar
     urls = Urls(
         template.databases.create(template.url), services.rabbit().create_vhost(), services.redis().next_database()
     )
-    callboard = private_stacks.private("front-ends", urls, {"CALLBOARD_LLM__SCRIPTS": str(HERE / "scripts")})
+    callboard = private_stacks.private("front-ends", urls, {"CALLBOARD_CONFIG__DIR": str(HERE / "config")})
     callboard.ensure(http=2, actors=1, worker=1)
     yield callboard
     callboard.kill_all()

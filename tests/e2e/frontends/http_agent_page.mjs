@@ -3,10 +3,11 @@
 // In:  on stdin {client, url, headers, threadId, tools: {name: answer}, steps: [step…]}
 // Out: on stdout {steps: [{events, error, status}], messages, state, pending, ran, warnings}
 //
-// Steps: {say, cut?} asks, and closes the connection after `cut` words or pieces of arguments; {answer: [payload | null]}
-// answers what is pending in order, null cancels; {resume: [entry…]} answers as it says; {reload} is a new page;
-// {connect, cut?} shows the thread as it is now, and follows it. A `runId` may be given.
-import { readFileSync } from "node:fs";
+// Steps: {say, cut?} asks, and closes the connection after `cut` words or pieces of arguments, or at an event of the
+// type `cut`; {answer: [payload | null]} answers what is pending in order, null cancels; {resume: [entry…]} answers as
+// it says; {reload} is a new page; {connect, open?} shows the thread as it is now, makes the file `open`, and follows
+// the thread. A `runId` may be given.
+import { readFileSync, writeFileSync } from "node:fs";
 
 const scenario = JSON.parse(readFileSync(0, "utf8"));
 const warnings = [];
@@ -28,12 +29,13 @@ function open() {
   return new CallboardAgent({ url: scenario.url, headers: scenario.headers, threadId: scenario.threadId });
 }
 
-function watcher(seen, cut) {
+function watcher(seen, cut, open) {
   return {
     onEvent: ({ event }) => {
       seen.events.push(event);
       const pieces = seen.events.filter(({ type }) => /_CONTENT$|_ARGS$/.test(type)).length;
-      if (cut && pieces >= cut && !seen.cut) {
+      if (open && event.type === "MESSAGES_SNAPSHOT") writeFileSync(open, "");
+      if ((event.type === cut || pieces >= cut) && !seen.cut) {
         seen.cut = true;
         agent.abortRun();
       }
@@ -73,7 +75,7 @@ const deeds = {
     await run(seen, { resume: step.resume });
   },
   reload: async () => (agent = open()),
-  connect: async (step, seen) => void (await agent.connectAgent({}, watcher(seen, step.cut))),
+  connect: async (step, seen) => void (await agent.connectAgent({}, watcher(seen, undefined, step.open))),
 };
 
 const steps = [];

@@ -1,4 +1,4 @@
-"""Pages of front ends, run in Node, on a stack of two fronts whose scripted model can be slow with calls."""
+"""Pages of front ends, run in Node, on a stack of two fronts with a backend tool that waits for its test."""
 
 import asyncio
 import json

@@ -1,6 +1,8 @@
 """HttpAgent of both generations: tools, approvals, state, and pages that are cut off, reloaded, or opened twice."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 
@@ -117,22 +119,33 @@ async def test_reconnect_in_the_middle_of_a_text(pages: FrontEnds, generation: s
         assert not page.raw["warnings"]
 
 
-async def test_reconnect_in_the_middle_of_calls(pages: FrontEnds, generation: str, thread: str) -> None:
+@pytest.mark.parametrize("cut", [2, "TOOL_CALL_END"], ids=["in-the-arguments", "before-the-result"])
+@pytest.mark.parametrize("reload", [False, True], ids=["kept", "new"])
+async def test_reconnect_in_the_middle_of_a_call(
+    pages: FrontEnds, generation: str, thread: str, tmp_path: Path, cut: object, reload: bool
+) -> None:
+    """The call is whole and there once, and its result, which comes only then, is seen live."""
+    gate, words = str(tmp_path / "gate"), "word " * 4000
+    given = {"gate": gate, "words": words}
     page = await pages.http_agent(
         generation,
-        {"say": "slowly call lookup_order and ui.note", "cut": 5},
-        {"reload": True},
-        {"connect": True},
+        {"say": f"call archive with {json.dumps(given)}", "cut": cut},
+        *([{"reload": True}] if reload else []),
+        {"connect": True, "open": gate},
         thread=thread,
-        tools={"ui.note": "noted"},
     )
     assert page.steps[0]["cut"]
-    assert {"TOOL_CALL_START", "TOOL_CALL_ARGS"} <= set(page.types()), "it came back inside the arguments"
-    [call, note] = page.said()[1][1] if isinstance(page.said()[1][1], list) else page.messages[1]["toolCalls"]
-    words = "some words that take their time to arrive, one piece after the other"
-    assert words in str(call)
-    assert "more words" in str(note)
+    assert page.types(0).count("TOOL_CALL_ARGS") in (2, 3), "long arguments come in pieces"
+    assert "TOOL_CALL_RESULT" not in page.types(0)
+    assert not {"TOOL_CALL_START", "TOOL_CALL_ARGS"} & set(page.types()), "nothing of a whole call is open"
+    assert page.types().count("TOOL_CALL_RESULT") == 1
     assert page.types()[-1] == "RUN_FINISHED"
+    assert page.said()[1:] == [
+        ("assistant", [("archive", given)]),
+        ("tool", "20000 characters put away"),
+        ("assistant", "The tool answered: 20000 characters put away"),
+    ]
+    assert not page.raw["warnings"]
 
 
 async def test_several_viewers(pages: FrontEnds, client: FrontClient, generation: str, thread: str) -> None:

@@ -1,4 +1,4 @@
-// A tool call: its arguments as they stream, whom it waits for, and what it came to.
+// A tool call: its arguments, whom it waits for, and what it came to.
 
 import { h, pretty } from "../dom.js";
 import { ApprovalForm, RetryForm } from "./approval.js";
