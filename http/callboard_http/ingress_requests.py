@@ -116,7 +116,7 @@ class IngressRequests:
     def _resume(self, principal: Principal, request: Request) -> Attempt:
         message = parse_as(ResumeMessage, parse_json(request.body))
         run_id = check_id("run_id", message.run_id)
-        owner = check_user(message.user or principal.user_id)
+        owner = check_user(principal.user_id if message.user is None else message.user)
         given = Resume(run_id=message.next_run_id, answers=message.answers, resume=message.resume)
         return lambda: self._commands.resume(principal, owner, run_id, given)
 

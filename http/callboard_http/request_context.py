@@ -28,7 +28,7 @@ _USERS: TypeAdapter[str] = TypeAdapter(UserId)
 async def subject(request: web.Request, action: Action, what: str) -> tuple[Principal, str]:
     """Who asks, and whose `what` is meant: their own, or with `?user=` someone else's, if they may."""
     principal = request.app[DEPS].authenticator.authenticate(request.headers)
-    owner = check_user(request.query.get("user") or principal.user_id)
+    owner = check_user(request.query.get("user", principal.user_id))
     await may(request, principal, action, owner, what)
     return principal, owner
 

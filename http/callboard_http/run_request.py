@@ -178,7 +178,8 @@ def check_id(field: str, value: str) -> str:
     try:
         return _CLIENT_IDS.validate_python(value)
     except ValidationError:
-        raise InvalidInput(f"{field}: must have 1 to 200 characters of A-Z a-z 0-9 . _ : ~ @ / + = -") from None
+        allowed = "A-Z a-z 0-9 . _ : ~ @ / + = -"
+        raise InvalidInput(f"{field}: must have 1 to 200 characters of {allowed}, not dots alone") from None
 
 
 def _options(props: Json) -> _Options:

@@ -79,7 +79,27 @@ def test_the_example_of_the_page_fits_the_schema_of_a_run() -> None:
         jsonschema.validate(run | {"runId": "no spaces"}, schema("RunAgentInput"))
 
 
-@pytest.mark.parametrize("name", ["a", "A-Z.0:~@/+=_", "x" * 200, "", "x" * 201, "a b", "a\n", "ä", "a\u0000", "%2e"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "A-Z.0:~@/+=_",
+        "x" * 200,
+        "",
+        "x" * 201,
+        "a b",
+        "a\n",
+        "ä",
+        "a\u0000",
+        "%2e",
+        ".",
+        "..",
+        "...",
+        "..a",
+        "a..",
+        "./..",
+    ],
+)
 def test_ids_are_described_as_they_are_checked(name: str) -> None:
     [parameter] = document()["paths"]["/api/v1/agent/runs/{run_id}"]["get"]["parameters"][:1]
     described = jsonschema.Draft202012Validator(parameter["schema"]).is_valid(name) and not name.endswith("\n")

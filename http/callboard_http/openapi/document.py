@@ -160,7 +160,7 @@ def _content(kind: str, model: type[BaseModel] | None) -> Json:
         return _ref(model)
     if kind == EVENT_STREAM:
         return {"type": "string", "description": "Frames whose `data` is an AguiEvent"}
-    return {} if kind == "application/json" else {"type": "string"}
+    return {"type": "string"} if kind.startswith("text/") else {}
 
 
 def _problem_names() -> dict[int, str]:

@@ -64,7 +64,7 @@ async def resume(request: web.Request) -> web.Response:
 
 
 def _owner(request: web.Request, principal: Principal) -> str:
-    return check_user(request.query.get("user") or principal.user_id)
+    return check_user(request.query.get("user", principal.user_id))
 
 
 def _accepted(answer: RunAnswer) -> web.Response:

@@ -15,8 +15,9 @@ LANES = 256
 _SESSIONS = uuid.UUID("6f1d2c0e-54a8-5d0b-9d5e-4f1f0f6b7a01")
 _RUNS = uuid.UUID("6f1d2c0e-54a8-5d0b-9d5e-4f1f0f6b7a02")
 
-ClientId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._:~@/+=-]+$")]
-"""An id chosen outside: 1 to 200 characters of `A-Z a-z 0-9 . _ : ~ @ / + = -`."""
+_SHAPE = r"^\.*[A-Za-z0-9_:~@/+=-][A-Za-z0-9._:~@/+=-]*$"  # a path drops the segments `.` and `..`, however encoded
+ClientId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_SHAPE)]
+"""An id chosen outside: 1 to 200 characters of `A-Z a-z 0-9 . _ : ~ @ / + = -`, not dots alone."""
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
