@@ -10,7 +10,7 @@ from pathlib import Path
 POINTS = (
     "before_model_request",  # its step is begun and committed, the provider is not asked yet
     "after_model_answer",  # the answer is whole, its record is not sent
-    "after_model_record",
+    "model_record_held",  # the record waits for the next command to take it along
     "before_tool",  # its step is begun and committed, the function is not called yet
     "inside_tool",  # for tools of tests: between the side effect and the return
     "after_tool",  # the function has returned, its record is not sent

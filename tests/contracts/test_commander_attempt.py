@@ -31,8 +31,11 @@ from callboard_runtime.domain.commands import (
 )
 from callboard_runtime.domain.event_batch import ORIGIN, batch
 from callboard_runtime.domain.ids import partition_of, utcnow
+from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
+from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.entry import attempt as module
+from callboard_runtime.entry import held as held_module
 from callboard_runtime.entry.attempt import Attempt, Halt, Hold
 from callboard_runtime.entry.brief import JournalRow
 from callboard_runtime.errors import (
@@ -326,3 +329,82 @@ async def test_the_journal_finds_what_was_recorded_and_knows_what_nobody_asked_f
         assert {key for key, value in found.items() if value} == {"a", "c", "d"}
         assert found["a"] == rows[0]
         assert w.attempt.unreplayed() == ("e",)
+
+
+# -- records that wait for the next command ---------------------------------------------------------------------------
+
+
+def answered(key: str, text: str = "hello") -> StepRecord:
+    return StepRecord(key=key, result={"text": text}, usage=CallUsage(provider="p", model="m"))
+
+
+def said(text: str) -> NewMessage:
+    return NewMessage(message_id=text, role="assistant", content=text)
+
+
+async def test_a_models_answer_travels_with_the_next_command(broker_url: str) -> None:
+    async with world(broker_url) as w:
+        await w.attempt.begin(begin("a"))
+        await w.attempt.record(answered("a"), messages=[said("one")])
+        await w.attempt.begin(begin("b"))
+        await w.attempt.record(answered("b"), messages=[said("two")])
+        await w.attempt.finish()
+    _, second, last = w.log.taken
+    assert isinstance(second, BeginStep)
+    assert ([r.key for r in second.records], [m.content for m in second.messages]) == (["a"], ["one"])
+    assert isinstance(last, FinishRun)
+    assert ([r.key for r in last.records], [m.content for m in last.messages]) == (["b"], ["two"])
+
+
+@pytest.mark.parametrize("kind", [RequestTools, ReleaseRun])
+async def test_a_models_answer_travels_with_a_pause_and_a_release(broker_url: str, kind: type[Command]) -> None:
+    async with world(broker_url) as w:
+        await w.attempt.begin(begin("a"))
+        await w.attempt.record(answered("a"))
+        await (w.attempt.release() if kind is ReleaseRun else w.attempt.request_tools(()))
+    last = w.log.taken[-1]
+    assert isinstance(last, RequestTools | ReleaseRun)
+    assert isinstance(last, kind)
+    assert [record.key for record in last.records] == ["a"]
+
+
+async def test_an_answer_that_nothing_takes_along_travels_alone(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_module, "LINGER", 0.01)
+    async with world(broker_url) as w:
+        await w.attempt.begin(begin("a"))
+        await w.attempt.record(answered("a"))
+        await w.actor.until(2)
+        await w.attempt.finish()
+    _, second, last = w.log.taken
+    assert isinstance(second, RecordStep)
+    assert [record.key for record in second.records] == ["a"]
+    assert isinstance(last, FinishRun)
+    assert last.records == ()
+
+
+async def test_what_a_refused_command_carried_travels_with_the_next(broker_url: str) -> None:
+    async with world(broker_url) as w:
+        await w.attempt.begin(begin("a"))
+        await w.attempt.record(answered("a"))
+        w.log.refuse_next = [InvalidInput("no")]
+        with pytest.raises(InvalidInput):
+            await w.attempt.begin(begin("b"))
+        await w.attempt.finish(error_code="X", error_message="x")
+    last = w.log.taken[-1]
+    assert isinstance(last, FinishRun)
+    assert [record.key for record in last.records] == ["a"]
+
+
+async def test_what_a_tool_came_to_and_what_is_large_is_recorded_at_once(broker_url: str) -> None:
+    async with world(broker_url) as w:
+        await w.attempt.begin(begin("a"))
+        await w.attempt.record(answered("a"))
+        await w.attempt.record(StepRecord(key="tool:1", result={"content": "done"}))
+        await w.attempt.record(answered("b", "x" * held_module.SMALL))
+    _, second, third = w.log.taken
+    assert isinstance(second, RecordStep)
+    assert [record.key for record in second.records] == ["a", "tool:1"]
+    assert isinstance(third, RecordStep)
+    assert [record.key for record in third.records] == ["b"]

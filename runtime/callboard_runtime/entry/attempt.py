@@ -7,13 +7,14 @@ Out: commands with the ordinals 1, 2, 3…, one at a time
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -38,6 +39,7 @@ from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.entry.brief import JournalRow
+from callboard_runtime.entry.held import Carrier, HeldWork, Work, may_wait
 from callboard_runtime.errors import CallboardError, Fenced, RunCancelling, StaleEpoch, Unavailable
 from callboard_runtime.faults import fault_point
 from callboard_runtime.stream.emitter import EventEmitter, Leg
@@ -48,6 +50,8 @@ REPLY_TIMEOUT = 15.0  # seconds until a command without reply is sent again
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries
 PAST_DEADLINE = 60.0  # seconds after the run's deadline in which its end is still worth telling
 MOST_EVENTS = 700 * 1024  # bytes of events that one command may carry
+
+T = TypeVar("T")
 
 _REPLAYED = frozenset({"recorded", "failed", "unknown"})
 
@@ -85,6 +89,7 @@ class Attempt:
         self._unasked = {row.key: None for row in self._rows.values() if row.status == "recorded"}
         self._ordinal = 0  # of the last command that took effect
         self._lock = asyncio.Lock()
+        self._held = HeldWork(self._send_held_soon)
         self._committing: asyncio.Task[Any] | None = None
         self._sending: set[asyncio.Task[Any]] = set()
         self.halt_reason: Halt | None = None
@@ -109,15 +114,16 @@ class Attempt:
             raise RunCancelling
 
     async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = (), state: Any = None) -> None:
-        """Record what steps came to, with the messages they made and the state; returns once that is committed.
+        """Record what steps came to, with the messages they made and the state.
 
-        Works while the run is being cancelled, too. Raises StaleEpoch, TooLarge, Unavailable past the deadline.
+        Returns once that is committed, or, for a model's answer, once it is sure to be committed before or with
+        whatever comes next: the command of the next step or of the end takes it along. Works while the run is being
+        cancelled, too. Raises StaleEpoch, TooLarge, Unavailable past the deadline.
         """
-        answer = await self._ordered(
-            lambda frame: RecordStep(**frame, records=records, messages=tuple(messages), state=state)
-        )
-        if answer.cancelling:
-            self.halt(Halt.CANCELLED)
+        if state is None and may_wait(records) and self.halt_reason is not Halt.LOST:
+            self._held.add(Work(records, tuple(messages)))
+            return
+        await self._record(records, tuple(messages), state)
 
     def find(self, key: str) -> JournalRow | None:
         """What an earlier attempt came to in this step, if anything."""
@@ -174,15 +180,34 @@ class Attempt:
             callback(self.halt_reason)
 
     async def close(self) -> None:
-        """Publish nothing more."""
+        """Send and publish nothing more."""
         self._emitter.stop()
+        self._held.drop()
         for task in (*self._sending, self._committing):
             if task is not None:
                 task.cancel()
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    async def _last(self, make: Callable[[dict[str, Any]], AttemptCommand]) -> None:
+    async def _record(
+        self, records: tuple[StepRecord, ...] = (), messages: tuple[NewMessage, ...] = (), state: Any = None
+    ) -> None:
+        answer = await self._ordered(lambda frame: RecordStep(**frame, records=records, messages=messages, state=state))
+        if answer.cancelling:
+            self.halt(Halt.CANCELLED)
+
+    def _send_held_soon(self) -> None:
+        self._start(self._send_held())
+
+    async def _send_held(self) -> None:
+        """Record what was held back, unless a command on its way takes it along."""
+        async with self._lock:
+            pass
+        if self._held:
+            with contextlib.suppress(CallboardError):  # the next command meets it, too
+                await self._record()
+
+    async def _last(self, make: Callable[[dict[str, Any]], Carrier]) -> None:
         fault_point("before_end")
         await self._ordered(make)
         fault_point("after_end")
@@ -202,22 +227,34 @@ class Attempt:
             case None:
                 return
 
-    async def _ordered(self, make: Callable[[dict[str, Any]], AttemptCommand]) -> StepAnswer:
+    async def _ordered(self, make: Callable[[dict[str, Any]], Carrier]) -> StepAnswer:
         """Send one command after those before it; a cancelled caller does not take the command back."""
-        task = asyncio.create_task(self._one_at_a_time(make), name="attempt-command")
+        return await asyncio.shield(self._start(self._one_at_a_time(make)))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name="attempt-command")
         self._sending.add(task)
         task.add_done_callback(self._sent)
-        return await asyncio.shield(task)
+        return task
 
-    def _sent(self, task: asyncio.Task[StepAnswer]) -> None:
+    def _sent(self, task: asyncio.Task[Any]) -> None:
         self._sending.discard(task)
         if not task.cancelled():
             task.exception()  # the caller may be gone; this marks it as seen
 
-    async def _one_at_a_time(self, make: Callable[[dict[str, Any]], AttemptCommand]) -> StepAnswer:
+    async def _one_at_a_time(self, make: Callable[[dict[str, Any]], Carrier]) -> StepAnswer:
         async with self._lock:
-            events = await self._send_surplus(make)
-            return await self._send(make, events)
+            held = self._held.take()
+
+            def make_all(frame: dict[str, Any]) -> Carrier:
+                return held.on(make(frame))
+
+            try:
+                events = await self._send_surplus(make_all)
+                return await self._send(make_all, events)
+            except CallboardError:
+                self._held.put_back(held)
+                raise
 
     async def _send_surplus(self, make: Callable[[dict[str, Any]], AttemptCommand]) -> EventBatch | None:
         """Send ahead what does not fit into the command; returns what does."""

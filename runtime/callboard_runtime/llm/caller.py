@@ -162,7 +162,7 @@ class ModelCaller:
         fault_point("after_model_answer")
         record = StepRecord(key=key, result=answer.to_result(), usage=metered(request.usage(), "ok"))
         await self._journal.record(record, messages=view.messages(answer))
-        fault_point("after_model_record")
+        fault_point("model_record_held")
         return answer
 
     async def _failed(self, key: str, request: Request, error: Exception) -> ModelError:
