@@ -28,6 +28,7 @@ import asyncpg
 
 from callboard_runtime.embedded.launch import launch_command
 from callboard_runtime.embedded.paths import free_port
+from callboard_runtime.persistence.database import driver_arguments
 from front_client import JWT_SECRET, FrontClient, Json
 from services.process import wait_until
 
@@ -271,7 +272,7 @@ class Callboard:
 
     async def query(self, statement: str, *arguments: object) -> list[Json]:
         """Rows of the database."""
-        connection = await asyncpg.connect(self.urls.database.replace("+asyncpg", ""))
+        connection = await asyncpg.connect(**driver_arguments(self.urls.database))
         try:
             return [dict(row) for row in await connection.fetch(statement, *arguments)]
         finally:

@@ -1,5 +1,6 @@
 """What the fault tests ask of the stack: who holds what, what was attempted, what the provider was asked."""
 
+import asyncio
 from uuid import UUID
 
 import aio_pika
@@ -7,9 +8,14 @@ import aio_pika
 from callboard_runtime.broker import topology
 from callboard_runtime.domain.ids import partition_of, run_uuid, session_uuid
 from callboard_runtime.entry.wakeup import wakeup_message
-from front_client import FrontClient, Json
-from model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer
+from front_client import FrontClient, Json, Reader, fresh
+from model_server import ANSWER, INPUT_TOKENS, OUTPUT_TOKENS, ModelServer
+from promises import check_run
 from stack import Callboard, Node, until
+
+RUNS = 3
+
+Following = list[tuple[str, str, Reader, "asyncio.Task[Reader]"]]
 
 
 async def holder(callboard: Callboard, client: FrontClient, run: str) -> Node:
@@ -96,3 +102,25 @@ class Wakeups:
         message = wakeup_message(session_id, run_uuid(client.user, run), 1)
         exchange = await self._channel.get_exchange(topology.WORKER_EXCHANGE)
         await exchange.publish(message, topology.WORKER_QUEUE)
+
+
+async def in_mid_answer(client: FrontClient, model: ModelServer, key: str) -> Following:
+    """Some runs whose answers wait in the middle, each with a reader that has seen the first half."""
+    threads = [fresh("thread") for _ in range(RUNS)]
+    runs = await asyncio.gather(*(client.start(f"hold:{key}", thread=thread) for thread in threads))
+    following = [(thread, run, *client.follow(run)) for thread, run in zip(threads, runs, strict=True)]
+    await until(lambda: all("three" in reader.text for _, _, reader, _ in following), "half an answer everywhere")
+    return following
+
+
+async def all_end(callboard: Callboard, client: FrontClient, following: Following) -> None:
+    """Every reader reaches the end, and every run is whole."""
+    for _, run, reader, task in following:
+        await asyncio.wait_for(task, 90)
+        await check_run(callboard, client, run, readers=[reader], text=ANSWER)
+
+
+async def one_more(callboard: Callboard, client: FrontClient) -> None:
+    """A run after the fault, to see that everything is back."""
+    run = await client.start("hello")
+    await check_run(callboard, client, run, readers=[await client.read(run)], text=ANSWER)

@@ -5,40 +5,14 @@ import asyncio
 import pytest
 import redis as redis_client
 
-from faults.support import attempts, check_calls
-from front_client import FrontClient, Reader, fresh
+from faults.support import RUNS, all_end, attempts, check_calls, in_mid_answer, one_more
+from front_client import FrontClient, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run
 from services import PostgresServer, RabbitServer, RedisServer
 from stack import Callboard, until
 
 pytestmark = pytest.mark.timeout(240)
-
-RUNS = 3
-
-Following = list[tuple[str, str, Reader, "asyncio.Task[Reader]"]]
-
-
-async def in_mid_answer(client: FrontClient, model: ModelServer, key: str) -> Following:
-    """Some runs whose answers wait in the middle, each with a reader that has seen the first half."""
-    threads = [fresh("thread") for _ in range(RUNS)]
-    runs = await asyncio.gather(*(client.start(f"hold:{key}", thread=thread) for thread in threads))
-    following = [(thread, run, *client.follow(run)) for thread, run in zip(threads, runs, strict=True)]
-    await until(lambda: all("three" in reader.text for _, _, reader, _ in following), "half an answer everywhere")
-    return following
-
-
-async def all_end(callboard: Callboard, client: FrontClient, following: Following) -> None:
-    """Every reader reaches the end, and every run is whole."""
-    for _, run, reader, task in following:
-        await asyncio.wait_for(task, 90)
-        await check_run(callboard, client, run, readers=[reader], text=ANSWER)
-
-
-async def one_more(callboard: Callboard, client: FrontClient) -> None:
-    """A run after the fault, to see that everything is back."""
-    run = await client.start("hello")
-    await check_run(callboard, client, run, readers=[await client.read(run)], text=ANSWER)
 
 
 async def test_broker_restarts(

@@ -81,7 +81,19 @@ class PostgresServer(ServiceProcess):
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[0].strip() == str(self.pid) and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[0].strip() == str(self.pid) and lines[7].strip() in ("ready", "standby")
+
+    def standby(self, folder: Path) -> "PostgresServer":
+        """A copy of this stopped server that follows it by streaming replication, once both are started."""
+        follow = f"host=127.0.0.1 port={self.port} user=callboard"
+        other = PostgresServer(folder, settings={"primary_conninfo": follow})
+        subprocess.run(["cp", "-a", self.data, other.data], check=True)
+        (other.data / "standby.signal").touch()
+        return other
+
+    def configure(self, **settings: str) -> None:
+        """Change settings; the next start takes them."""
+        self._settings |= settings
 
     def _initdb(self) -> None:
         self.data.mkdir(mode=0o700, exist_ok=True)

@@ -20,7 +20,8 @@ class TcpProxy:
         self._open = asyncio.Event()
         self._open.set()
         self._delay = 0.0
-        self._refusing = False
+        self._era = 0  # connections of an earlier one lead nowhere
+        self._gone: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     @classmethod
@@ -36,6 +37,13 @@ class TcpProxy:
         parts = urlsplit(url)
         credentials, at, _ = parts.netloc.rpartition("@")
         return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{self.port}"))
+
+    def lead_to(self, url: str) -> None:
+        """Connect new clients to the server that `url` names, as a load balancer does when a node is gone."""
+        parts = urlsplit(url)
+        assert parts.hostname
+        assert parts.port
+        self._target = (parts.hostname, parts.port)
 
     @property
     def connections(self) -> int:
@@ -65,6 +73,17 @@ class TcpProxy:
 
     def resume(self) -> None:
         self._open.set()
+
+    def vanish(self) -> None:
+        """Let every present connection lead nowhere, without a word to either end; new ones are forwarded."""
+        self._era += 1
+        self._gone |= self._writers
+
+    def bury(self) -> None:
+        """Reset the connections that vanished."""
+        for writer in self._gone:
+            _reset(writer)
+        self._gone = set()
 
     def delay(self, seconds: float) -> None:
         """Hold every chunk back for so long; 0 switches it off."""
@@ -108,17 +127,21 @@ class TcpProxy:
             writer.close()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        era = self._era
         try:
             while chunk := await source.read(_CHUNK):
+                if era < self._era:
+                    continue
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await self._open.wait()
                 sink.write(chunk)
                 await sink.drain()
-            if sink.can_write_eof():
+            if era == self._era and sink.can_write_eof():
                 sink.write_eof()
         except ConnectionError:
-            _reset(sink)  # a dead server's reset reaches its clients, as it would without a proxy
+            if era == self._era:
+                _reset(sink)  # a dead server's reset reaches its clients, as it would without a proxy
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

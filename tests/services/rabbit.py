@@ -27,6 +27,11 @@ def programs(version: str | None = None) -> install.RabbitPrograms:
     return found
 
 
+def _cluster(*nodes: str) -> Mapping[str, str]:
+    named = {f"cluster_formation.classic_config.nodes.{number}": node for number, node in enumerate(nodes, 1)}
+    return {"cluster_formation.peer_discovery_backend": "classic_config", **named}
+
+
 class _PortMapper(ServiceProcess):
     """The node's own epmd: the usual one would be shared with, and outlive, everything on the machine."""
 
@@ -50,18 +55,29 @@ class RabbitServer(ServiceProcess):
     """RabbitMQ on a free port of 127.0.0.1, with user, cookie, data and port mapper of its own.
 
     `config` adds lines to rabbitmq.conf, e.g. `{"consumer_timeout": "2000"}`; `version` "4" asks for that release.
+    `seed` is a running node whose cluster this one joins when it first starts.
     """
 
     name = "rabbitmq"
 
-    def __init__(self, folder: Path, *, config: Mapping[str, str] | None = None, version: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: Mapping[str, str] | None = None,
+        version: str | None = None,
+        seed: "RabbitServer | None" = None,
+    ) -> None:
         super().__init__(folder)
         self._programs = programs(version)
-        self._mapper = _PortMapper(folder / "epmd", self._programs)
+        # The nodes of a cluster find each other through one port mapper, and trust each other by one cookie.
+        self._mapper = seed._mapper if seed else _PortMapper(folder / "epmd", self._programs)
+        self._password, self._cookie = (
+            (seed._password, seed._cookie) if seed else (secrets.token_hex(8), secrets.token_hex(16))
+        )
         self.port, self._dist_port = free_port(), free_port()
-        self._node = f"cb{secrets.token_hex(4)}@localhost"
-        self._user, self._password, self._cookie = "callboard", secrets.token_hex(8), secrets.token_hex(16)
-        self._write_files(dict(config or {}))
+        self._node, self._user, self._seed = f"cb{secrets.token_hex(4)}@localhost", "callboard", seed
+        self._write_files(dict(config or {}) | (_cluster(seed._node, self._node) if seed else {}))
 
     @property
     def url(self) -> str:
@@ -101,7 +117,8 @@ class RabbitServer(ServiceProcess):
 
     def stop(self) -> None:
         super().stop()
-        self._mapper.stop()
+        if self._seed is None:
+            self._mapper.stop()
 
     def kill(self) -> None:
         """SIGKILL the node, a moment after its tables reached the disk.

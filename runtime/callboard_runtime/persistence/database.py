@@ -88,9 +88,9 @@ def _server_settings(name: str) -> dict[str, str]:
     return {"application_name": name, "jit": "off", **idle, **keepalives}
 
 
-def driver_arguments(settings: Settings) -> dict[str, Any]:
-    """What `asyncpg.connect` takes to reach the same database without SQLAlchemy."""
-    target, connect_args = _asyncpg_url(settings.required_database_url())
+def driver_arguments(source: Settings | str) -> dict[str, Any]:
+    """What `asyncpg.connect` takes to reach the same database without SQLAlchemy; several hosts are tried in order."""
+    target, connect_args = _asyncpg_url(source.required_database_url() if isinstance(source, Settings) else source)
     return {**target.get_dialect()().create_connect_args(target)[1], **connect_args}
 
 

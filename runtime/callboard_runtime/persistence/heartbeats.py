@@ -18,7 +18,8 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from sqlalchemy import make_url
+
+from callboard_runtime.persistence.database import driver_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Heartbeat:
         attempts: Callable[[], Iterable[UUID]] = tuple,
     ) -> None:
         """`interval` in seconds; `slots` (free ones) and `attempts` are called in the heartbeat's own thread."""
-        self._url, self._process, self._kind = _plain_url(database_url), process, kind
+        self._arguments, self._process, self._kind = driver_arguments(database_url), process, kind
         self._interval, self._slots, self._attempts = interval, slots, attempts
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,7 +122,7 @@ class Heartbeat:
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():
             connection: Any = await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-                self._url, server_settings={"application_name": f"callboard-{self._kind}-heartbeat"}
+                **self._arguments, server_settings={"application_name": f"callboard-{self._kind}-heartbeat"}
             )
             self._connection = connection
         return self._connection  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
@@ -141,8 +142,3 @@ class Heartbeat:
         if self._failing:
             logger.info("the heartbeat is back", extra={"action": "heartbeat_back"})
         self._failing = False
-
-
-def _plain_url(url: str) -> str:
-    """asyncpg's own URL form, without SQLAlchemy's driver name."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
