@@ -9,7 +9,7 @@ All rows travel in one statement, a common table expression per table and column
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,6 +18,7 @@ from callboard_actors.replies import Decided
 from callboard_actors.writes import KEYS, OutboxItem, Row, Writes, messages_added, session_row, write
 from callboard_runtime.domain.events import RunAccepted, SessionOpened
 from callboard_runtime.errors import FencedOut
+from callboard_runtime.observe.tracing import NO_SPAN, Span
 from callboard_runtime.persistence.database import dump_json, transaction
 
 _QUIET = frozenset({"outbox", "run_steps", "llm_calls"})
@@ -34,6 +35,7 @@ class Versioned:
 
     decided: Decided
     version: int
+    trace: Span = field(default=NO_SPAN, compare=False)  # of the command, which its consequences go on with
 
 
 async def commit(
@@ -58,7 +60,7 @@ def rows_of(group: Sequence[Versioned], *, announce: bool = True) -> Writes:
         raise RunIdTaken
     writes = Writes()
     for versioned in group:
-        write(writes, versioned.decided, announce=announce)
+        write(writes, versioned.decided, announce=announce, trace=versioned.trace.traceparent)
         _write_session(writes, versioned)
     return writes
 

@@ -21,8 +21,11 @@ from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitBroker, Ra
 
 from callboard_actors.ownership import PartitionOwner
 from callboard_actors.settle import Envelope
+from callboard_actors.spans import arrived
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.connection import gone_when_broken
+from callboard_runtime.observe import tracing
+from callboard_runtime.observe.tracing import NO_SPAN
 from callboard_runtime.settings import ActorSettings
 
 if TYPE_CHECKING:
@@ -204,7 +207,8 @@ class PartitionConsumer:
         if self._acks is None or self._acks.channel is not channel:
             self._acks = Acknowledger(channel)
         delivery = AmqpDelivery(self._acks, message)
-        self.owner.deliver(Envelope(message.body, message.reply_to, message.correlation_id, delivery), channel)
+        trace = NO_SPAN if tracing.current is None else arrived(message.headers)
+        self.owner.deliver(Envelope(message.body, message.reply_to, message.correlation_id, delivery, trace), channel)
 
 
 def partition_queue(partition: int, settings: ActorSettings) -> RabbitQueue:

@@ -31,6 +31,7 @@ class Wakeup:
     session_id: UUID
     run_id: UUID
     leg: int
+    trace: str | None = None  # what asked for the leg, if it is traced
 
 
 class FairQueue:

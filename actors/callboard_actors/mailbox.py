@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from callboard_actors import metrics, spans
 from callboard_actors.commit import RunIdTaken, Versioned
 from callboard_actors.decide import decide
 from callboard_actors.evolve import evolve
@@ -27,6 +29,8 @@ from callboard_runtime.domain import events as e
 from callboard_runtime.domain.commands import Command, FailRun, Reply, decode_command
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.errors import CallboardError, FencedOut, Refused, Unavailable
+from callboard_runtime.observe import tracing
+from callboard_runtime.observe.tracing import NO_SPAN
 from callboard_runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -78,6 +82,11 @@ class PartitionMailboxes:
     @property
     def busy(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Commands that wait or are in work."""
+        return sum(map(len, self._waiting.values()))
 
     def put(self, envelope: Envelope) -> None:
         """Take a message in; never blocks. What cannot be read is set aside with its reason, and the others go on."""
@@ -208,7 +217,8 @@ class PartitionMailboxes:
             before = held[pending.command.session_id]
             result = _decide(before, pending.command, known)
             if isinstance(result, Decided):
-                decided += [Versioned(result, before.version)] if result.events else []
+                trace = NO_SPAN if pending.envelope is None else pending.envelope.trace
+                decided += [Versioned(result, before.version, trace)] if result.events else []
                 outcomes.append(Outcome(pending, answer(result)))
             else:
                 outcomes.append(Outcome(pending, result))
@@ -217,11 +227,19 @@ class PartitionMailboxes:
 
     async def _commit(self, decided: Sequence[Versioned]) -> None:
         """Write the group, even an empty one: an answer from memory is only true while the partition is ours."""
+        began, since = time.time_ns(), time.perf_counter()
         try:
             outbox = await self._services.store.commit(self._partition, self._partition_epoch, decided)
         except RunIdTaken:
             logger.info("a run id was taken meanwhile", extra={"action": "run_id_taken"})
+            metrics.COMMIT_FAILURES.labels("RunIdTaken").inc()
             raise
+        except Exception as error:
+            metrics.COMMIT_FAILURES.labels(type(error).__name__).inc()
+            raise
+        metrics.group_committed(decided, time.perf_counter() - since)
+        if tracing.current is not None:
+            spans.committed(decided, began, time.time_ns())
         for versioned in decided:
             session_id = versioned.decided.command.session_id
             self._sessions.replace(session_id, Held(versioned.decided.after, versioned.version + 1))

@@ -15,6 +15,7 @@ from typing import Protocol
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from callboard_actors.metrics import PARTITION_TAKES
 from callboard_actors.settle import Envelope
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.errors import CallboardError, Unavailable
@@ -31,6 +32,8 @@ class Mailboxes(Protocol):
 
     lost: asyncio.Event
 
+    @property
+    def waiting(self) -> int: ...
     def put(self, envelope: Envelope) -> None: ...
     async def close(self) -> None: ...
 
@@ -96,6 +99,11 @@ class PartitionOwner:
         """Whether deliveries arrived on the present channel."""
         return self._channel is not None
 
+    @property
+    def waiting(self) -> int:
+        """Commands that arrived and are not settled."""
+        return len(self._held) + (self._mailboxes.waiting if self._mailboxes is not None else 0)
+
     def deliver(self, envelope: Envelope, channel: object) -> None:
         """Accept one delivery; calls come in delivery order. A new `channel` means a new ownership."""
         if channel is not self._channel:
@@ -140,11 +148,14 @@ class PartitionOwner:
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._take(self._partition)
+                epoch = await self._take(self._partition)
             except Unavailable as error:
                 logger.warning("partition %d waits: %s", self._partition, error, extra={"action": "partition_waits"})
             except Exception:
                 logger.exception("partition %d cannot be taken", self._partition, extra={"action": "partition_waits"})
+            else:
+                PARTITION_TAKES.inc()
+                return epoch
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
 

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors.dispatch import Dispatcher, Wakeup, read_capacity
 from callboard_actors.integration import Announcer
+from callboard_actors.metrics import OUTBOX_SENT
 from callboard_actors.ownership import living_processes, partition_owners
 from callboard_actors.partitions import assign
 from callboard_actors.writes import OutboxItem
@@ -33,6 +34,8 @@ from callboard_runtime.broker.connection import is_real_cancellation
 from callboard_runtime.domain.event_batch import EventBatch, EventId
 from callboard_runtime.entry.wakeup import wakeup_message
 from callboard_runtime.errors import CallboardError, Unavailable
+from callboard_runtime.observe import tracing
+from callboard_runtime.observe.tracing import HEADER
 from callboard_runtime.persistence.database import connect, transaction
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.tail import TailResult
@@ -164,7 +167,8 @@ class OutboxRelay:
         wakeups: list[Wakeup] = []
         for item in items:
             if item.kind == "wakeup" and item.run_id is not None:
-                wakeups.append(Wakeup(item.id, item.user_id, item.session_id, item.run_id, int(item.payload["leg"])))
+                leg, trace = int(item.payload["leg"]), item.payload.get(HEADER)
+                wakeups.append(Wakeup(item.id, item.user_id, item.session_id, item.run_id, leg, trace))
             elif item.kind == "events":
                 self._events.add(item)
             elif item.kind == "control":
@@ -216,10 +220,13 @@ class OutboxRelay:
 
     def _done(self, item: OutboxItem) -> None:
         self._sent.add(item.id)
+        OUTBOX_SENT.labels(item.kind).inc()
 
     async def _wake(self, wakeup: Wakeup) -> None:
-        message = wakeup_message(wakeup.session_id, wakeup.run_id, wakeup.leg)
-        await self._publisher.confirmed(topology.WORKER_EXCHANGE, topology.WORKER_QUEUE, message, mandatory=True)
+        with tracing.span("send wake-up", kind="producer", parent=wakeup.trace) as span:
+            message = wakeup_message(wakeup.session_id, wakeup.run_id, wakeup.leg, span.traceparent)
+            await self._publisher.confirmed(topology.WORKER_EXCHANGE, topology.WORKER_QUEUE, message, mandatory=True)
+        OUTBOX_SENT.labels("wakeup").inc()
 
     def _control(self, item: OutboxItem) -> None:
         if item.id not in self._controls and item.id not in self._sent:
@@ -295,7 +302,9 @@ class EventSender:
             await self._append(item.session_id, batch)
             previous = EventId.parse(item.payload["previous"])
             closing = bool(item.payload["closing"])
-            await self._lanes.publish(item.session_id, run_id, int(item.payload["leg"]), batch, previous, closing)
+            leg = int(item.payload["leg"])
+            with tracing.continued(item.payload.get(HEADER)):
+                await self._lanes.publish(item.session_id, run_id, leg, batch, previous, closing)
 
     async def _batch(self, item: OutboxItem) -> EventBatch | None:
         """The item's events, from memory or the log; None if the session was deleted meanwhile."""

@@ -12,12 +12,14 @@ any other exception (a bug)   dead letter         gets INTERNAL; the session's a
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from callboard_actors import metrics, spans
 from callboard_runtime.domain.commands import Command, Reply, encode_reply, refusal
 from callboard_runtime.errors import CallboardError, FencedOut, Refused, Unavailable
+from callboard_runtime.observe.tracing import NO_SPAN, Span
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Envelope:
     reply_to: str | None
     correlation_id: str | None
     delivery: Delivery
+    trace: Span = field(default=NO_SPAN, compare=False)  # begun at its arrival, ended when it is settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,20 @@ async def settle(envelope: Envelope, outcome: Reply | BaseException, replier: Re
         return
     if envelope.reply_to and envelope.correlation_id:
         await replier.reply(envelope.reply_to, envelope.correlation_id, encode_reply(reply_of(outcome)))
+    _note(envelope, outcome, fate, command)
     if fate is Fate.ACKNOWLEDGE:
         await envelope.delivery.ack()
         return
     _log_dead_letter(outcome, command)
     await envelope.delivery.reject()
+
+
+def _note(envelope: Envelope, outcome: Reply | BaseException, fate: Fate, command: Command | None) -> None:
+    refused = isinstance(outcome, Refused) or (isinstance(outcome, Reply) and outcome.error is not None)
+    kind = fate.value if fate is Fate.DEAD_LETTER else "refused" if refused else "answered"
+    metrics.command_settled(command.type if command else "unreadable", kind)
+    if envelope.trace is not NO_SPAN:
+        spans.settled(envelope.trace, command, outcome)
 
 
 def _log_dead_letter(outcome: Reply | BaseException, command: Command | None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from callboard_actors import metrics
 from callboard_actors.app import ActorApp, build_broker
 from callboard_actors.dead_letters import DeadLetterWatch
 from callboard_actors.mailbox import PartitionMailboxes, Services
@@ -27,6 +28,9 @@ from callboard_actors.sweeper import Sweeper
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.domain.ids import new_id
 from callboard_runtime.errors import Unavailable
+from callboard_runtime.observe import endpoint
+from callboard_runtime.observe.health import Check, Health, database_answers
+from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.persistence.database import connect, create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from callboard_runtime.settings import Settings
@@ -47,10 +51,22 @@ class ActorProcess:
     relay: OutboxRelay
     sweeper: Sweeper
     dead_letters: DeadLetterWatch
+    checks: Mapping[str, Check]
+    look: metrics.DatabaseLook
 
     def duties(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What runs until the process ends."""
         return self.app.run, self.relay.run, self.sweeper.run, self.dead_letters.run
+
+    def watch(self, health: Health) -> None:
+        """Have this process's health and metrics looked after, on the present loop."""
+        health.watch(asyncio.get_running_loop(), self.checks, (self._count, self.look))
+
+    async def _count(self) -> None:
+        metrics.OWNED.set(len(self.app.owned))
+        metrics.WAITING.set(sum(item.owner.waiting for item in self.app.partitions))
+        metrics.WAKEUPS_WAITING.set(len(self.relay.dispatcher.waiting))
+        metrics.DEAD_LETTERS.set(self.dead_letters.count)
 
 
 def process_id() -> str:
@@ -63,9 +79,11 @@ async def run_actors(settings: Settings) -> None:
 
     Waits for services that are not there yet. Raises SettingsError when one is not configured.
     """
-    async with actor_process(settings) as process, asyncio.TaskGroup() as duties:
-        for duty in process.duties():
-            duties.create_task(duty())
+    with endpoint.serving(settings.metrics) as health:
+        async with actor_process(settings) as process, asyncio.TaskGroup() as duties:
+            process.watch(health)
+            for duty in process.duties():
+                duties.create_task(duty())
 
 
 @asynccontextmanager
@@ -75,6 +93,7 @@ async def actor_process(settings: Settings) -> AsyncGenerator[ActorProcess]:
     try:
         async with AsyncExitStack() as stack:
             engine = create_engine(settings, name=name)
+            watch_engine(engine)
             stack.push_async_callback(engine.dispose)
             await _until_there("the database", partial(_look, engine))
             await _start_heartbeat(settings, name, stack)
@@ -101,7 +120,12 @@ async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: Asyn
     app = ActorApp(build_broker(amqp_url, name), engine, settings, name, partial(_mailboxes, services))
     stack.push_async_callback(app.stop)
     await _until_there("the broker", app.start)
-    return ActorProcess(app, relay, Sweeper(engine, settings, commands), DeadLetterWatch(await app.broker.connect()))
+    checks: Mapping[str, Check] = {
+        "database": database_answers(engine),
+        "broker": lambda: app.connected and publisher.connected and commands.connected,
+    }
+    letters, look = DeadLetterWatch(await app.broker.connect()), metrics.DatabaseLook(engine)
+    return ActorProcess(app, relay, Sweeper(engine, settings, commands), letters, checks, look)
 
 
 def _mailboxes(services: Services, partition: int, partition_epoch: int) -> PartitionMailboxes:
@@ -111,6 +135,7 @@ def _mailboxes(services: Services, partition: int, partition_epoch: int) -> Part
 async def _start_heartbeat(settings: Settings, name: str, stack: AsyncExitStack) -> None:
     """Be known as alive before anything is owned; the row goes last."""
     heartbeat = Heartbeat(settings.required_database_url(), name, "actors", interval=settings.worker.heartbeat)
+    watch_heartbeat(heartbeat)
     heartbeat.start()
     stack.push_async_callback(asyncio.to_thread, heartbeat.stop)
     while not await asyncio.to_thread(heartbeat.wait_first, RETRY):

@@ -14,6 +14,7 @@ from callboard_runtime.domain import events as e
 from callboard_runtime.domain.ids import new_id, partition_of
 from callboard_runtime.domain.state_snapshot import ActiveRun, StateSnapshot
 from callboard_runtime.domain.usage import UsageTotals
+from callboard_runtime.observe.tracing import HEADER
 
 Row = dict[str, Any]
 
@@ -77,9 +78,9 @@ def _key(table: str, row: Row) -> tuple[Any, ...]:
     return tuple(row[column] for column in KEYS[table])
 
 
-def write(writes: Writes, decided: Decided, *, announce: bool = True) -> None:
-    """Add the rows of one decided command; `announce`: tell integrations, too."""
-    at = _At(decided.command.session_id, decided.facts.now, decided.before, decided.after, writes)
+def write(writes: Writes, decided: Decided, *, announce: bool = True, trace: str | None = None) -> None:
+    """Add the rows of one decided command; `announce`: tell integrations, too; `trace`: the command's, if traced."""
+    at = _At(decided.command.session_id, decided.facts.now, decided.before, decided.after, writes, trace)
     for event in decided.events:
         handler = _WRITERS.get(type(event))
         if handler is not None:
@@ -96,6 +97,12 @@ class _At:
     before: StateSnapshot
     after: StateSnapshot
     writes: Writes
+    trace: str | None
+
+    @property
+    def traced(self) -> Row:
+        """The column, or the member of a payload, that says in which trace this came about."""
+        return {HEADER: self.trace} if self.trace else {}
 
     def outbox(self, kind: str, run_id: UUID | None, payload: Row, *, id: UUID | None = None) -> OutboxItem:
         user, partition = self.after.user_id, partition_of(self.session_id)
@@ -169,7 +176,7 @@ def _run_accepted(at: _At, event: e.RunAccepted) -> None:
 
 def _open_leg(at: _At, run_id: UUID, leg: int, user_id: str, client_run_id: str, digest: str) -> None:
     row = {"run_id": run_id, "leg": leg, "user_id": user_id, "client_run_id": client_run_id, "digest": digest}
-    at.writes.insert("run_legs", row)
+    at.writes.insert("run_legs", row | at.traced)
 
 
 def _leg_opened(at: _At, event: e.LegOpened) -> None:
@@ -179,7 +186,10 @@ def _leg_opened(at: _At, event: e.LegOpened) -> None:
 def _run_dispatched(at: _At, event: e.RunDispatched) -> None:
     """One wake-up row per leg: its id comes from the leg, so that it is never there twice."""
     wakeup = uuid5(event.run_id, f"wakeup-{event.leg}")
-    at.writes.send(at.outbox("wakeup", event.run_id, {"leg": event.leg}, id=wakeup))
+    # Only if this very command asked for the leg: the end of the run before must not pass its own trace on.
+    asked_now = (event.run_id, event.leg) in at.writes.inserts.get("run_legs", {})
+    payload = {"leg": event.leg} | (at.traced if asked_now else {})
+    at.writes.send(at.outbox("wakeup", event.run_id, payload, id=wakeup))
     if at.before.active is None or at.before.active.run_id != event.run_id:
         # Pinned once: what this run says later must not come back to it as history when another attempt replays it.
         history = {"run_id": event.run_id, "leg": event.leg, "history_seq": at.after.message_count}
@@ -248,6 +258,7 @@ def _send_events(at: _At, event: e.EventsCommitted) -> None:
         "closing": event.closing,
         "previous": str(event.previous),
         "poke": False,
+        **at.traced,
     }
     item = at.outbox("events", event.run_id, payload)
     at.writes.send(
