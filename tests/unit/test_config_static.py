@@ -86,6 +86,8 @@ def test_a_workflow_of_ones_own(tmp_path: Path) -> None:
         ({"models": "m: {model: openai/x, context_window: 1, price_per_million: {input: -1, output: 1}}"},
          "m.price_per_million.input"),
         ({"tools": "t: {function: 'm:f'}"}, f"tools.yaml {OVERLAY}: t.description: is missing"),
+        ({"tools": "t: {function: 'm:f', description: d, parameters: {type: object, required: x}}"},
+         f"tools.yaml {OVERLAY}: t.parameters: required: "),
         ({"agent": "intent: {role: x}"}, "agent.yaml is not read; the files are agents.yaml, tasks.yaml"),
     ],
 )  # fmt: skip

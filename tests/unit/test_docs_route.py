@@ -142,7 +142,13 @@ def test_the_requests_of_integrations_are_those_of_the_page() -> None:
 # -- tool results that do not match -----------------------------------------------------------------------------------
 
 MISMATCHES = docs.table(docs.ROUTE, "case")
-APPROVAL = PendingToolCall(tool_call_id="pay", tool_name="pay", interrupt_id="i-pay")
+EDITS = {"type": "object", "properties": {"to": {"type": "string"}}}
+APPROVAL = PendingToolCall(
+    tool_call_id="pay",
+    tool_name="pay",
+    interrupt_id="i-pay",
+    response_schema={"type": "object", "properties": {"editedArgs": EDITS}},
+)
 RESULT = PendingToolCall(
     tool_call_id="nav", tool_name="ui.go", mode=ToolMode.FRONTEND_EXECUTE, status=ToolCallStatus.PENDING_RESULT
 )
@@ -212,6 +218,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "the call has expired": expired,
     "the approver lacks the role": lambda: asked(paused(), YES).policy(approver_roles=frozenset({"boss"})),
     "the requester approves, and may not": lambda: asked(paused(), YES).policy(approver_not_requester=True),
+    "edited arguments that the tool's schema does not allow": lambda: asked(paused(), YES.but(edited_args={"to": 5})),
     "one right and one wrong answer together": lambda: asked(paused(), DONE, STRAY),
     "right, and other calls are still open": lambda: asked(paused(), YES),
     "right, but it arrived too late to be taken": too_late,

@@ -12,6 +12,7 @@ from callboard_runtime.domain.commands import ToolAnswer
 from callboard_runtime.domain.state_snapshot import PendingToolCall, StateSnapshot, ToolCallStatus
 from callboard_runtime.domain.tool_correlation import PendingToolStore, ToolCorrelationError
 from callboard_runtime.domain.tool_policy import ToolMode, classify_tool_call
+from callboard_runtime.errors import InvalidInput
 
 BROWSER = PendingToolCall(
     tool_call_id="nav", mode=ToolMode.FRONTEND_EXECUTE, status=ToolCallStatus.PENDING_RESULT, tool_name="ui.go"
@@ -45,6 +46,19 @@ def test_an_approval_takes_edited_arguments_and_no_result() -> None:
     settled = store.apply(APPROVED.but(edited_args={"sum": 4}))
     assert settled is not None
     assert (settled.status, settled.args) == (ToolCallStatus.APPROVED, {"sum": 4})
+
+
+def test_edited_arguments_must_fit_the_schema_that_was_asked_with() -> None:
+    schema = {"type": "object", "properties": {"sum": {"type": "integer", "maximum": 9}}, "required": ["sum"]}
+    asked = APPROVAL.but(response_schema={"type": "object", "properties": {"editedArgs": schema}})
+    store = PendingToolStore([asked])
+    for wrong in ({"sum": 10}, {}, {"sum": "5"}):
+        with pytest.raises(InvalidInput, match=r"edited arguments of 'pay' \(\): argument"):
+            store.apply(APPROVED.but(edited_args=wrong))
+    assert store.calls == (asked,), "the decision is still open"
+    settled = store.apply(APPROVED.but(edited_args={"sum": 9}))
+    assert settled is not None
+    assert settled.args == {"sum": 9}
 
 
 def test_both_ids_of_an_answer_must_agree() -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from callboard_runtime.config.parts import LlmParams, Part, Process
 from callboard_runtime.config.providers import provider_of
+from callboard_runtime.domain.tool_schema import schema_problem
 from callboard_runtime.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
@@ -99,6 +100,8 @@ class ToolSpec(Part):
     def _object(cls, schema: dict[str, Any]) -> dict[str, Any]:
         if schema.get("type") != "object":
             raise ValueError("must be a JSON schema with `type: object`")
+        if (problem := schema_problem(schema)) is not None:
+            raise ValueError(problem)
         return schema
 
 
