@@ -102,6 +102,21 @@ SCENARIOS = {
         ],
         state={"notes": ["old"]},
     ),
+    "refused": Scenario(
+        with_tools("add"),
+        "try and err",
+        [
+            {
+                "when": {},
+                "replies": [
+                    calls(("add", {"a": "one"}), ("add", {"a": 2}), ("pay", {"a": 3})),
+                    calls(("add", {"b": 1})),
+                    calls(("add", {"a": 4})),
+                    {"text": "The end: ${tool_result}"},
+                ],
+            }
+        ],
+    ),
     "pause": Scenario(
         with_tools("add", "pay"),
         "pay",
