@@ -136,6 +136,7 @@ def _all(known: Iterable[str], found: Iterable[str]) -> list[str]:
 
 
 _OUTBOX = text(
-    "SELECT kind, count(*) AS rows, extract(epoch FROM now() - min(created_at))::float8 AS age FROM outbox GROUP BY kind"
+    """SELECT kind, count(*) AS rows, extract(epoch FROM now() - min(created_at))::float8 AS age
+       FROM outbox GROUP BY kind"""
 )
 _RUNS = text("SELECT status, count(*) AS runs FROM runs WHERE status = ANY(:open) GROUP BY status")
