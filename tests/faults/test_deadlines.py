@@ -80,6 +80,42 @@ async def test_a_run_that_no_worker_takes_ends(hurried: Callboard, user: FrontCl
     assert reader.frames[-1].event["code"] == shown["error"]["code"]
 
 
+@pytest.fixture
+def impatient(hurried: Callboard) -> Iterator[None]:
+    """A worker that soon gives a silent model up."""
+    usual = dict(hurried.settings)
+    hurried.settings |= {"CALLBOARD_LLM__FIRST_TOKEN_TIMEOUT": "1", "CALLBOARD_LLM__RETRIES": "0"}
+    hurried.ensure(worker=0)
+    hurried.ensure(worker=1)
+    yield
+    hurried.settings = usual
+    hurried.ensure(worker=0)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_model_that_stays_silent_ends_the_run(hurried: Callboard, user: FrontClient, key: str) -> None:
+    run = await user.start(f"key:{key} pace:60000")
+    reader = await user.read(run)
+    shown = await check_run(hurried, user, run, readers=[reader], status="failed")
+    assert shown["error"]["code"] == reader.frames[-1].event["code"] == "MODEL_TIMEOUT"
+    [call] = await user.calls(shown["session_id"])
+    assert (call["status"], call["estimated"]) == ("failed", True)
+
+
+async def test_a_tool_that_takes_too_long_is_told_to_the_model(
+    hurried: Callboard, user: FrontClient, model: ModelServer, key: str, buttons: Buttons
+) -> None:
+    label = fresh("hold")
+    run = await user.start(f"key:{key} call:hurry:{label}")
+    reader = await user.read(run)
+    buttons.let_go(label)  # nothing can stop a function in its thread: it goes on, and nobody listens
+    await check_run(hurried, user, run, readers=[reader], text=ANSWER)
+    [result] = [frame.event["content"] for frame in reader.frames if frame.type == "TOOL_CALL_RESULT"]
+    assert result == "Error: no result after 0.5 seconds; whether it took effect is not known"
+    assert result in str(model.of(key)[-1].body["messages"])
+    assert buttons.pressed(label) == 1
+
+
 async def test_a_pause_does_not_count(hurried: Callboard, user: FrontClient, key: str, buttons: Buttons) -> None:
     label = fresh("label")
     run = await user.start(f"key:{key} call:launch:{label}")
