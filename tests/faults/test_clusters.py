@@ -111,6 +111,7 @@ async def test_the_node_that_all_are_connected_to_dies(
             model.release(key)
             await all_end(callboard, client, following)
             assert len(model.of(key)) == RUNS, "a node that dies repeats no run"
+            assert "OneShotCallback" not in callboard.logs(), "one line for a lost connection, not one per channel"
             await one_more(callboard, client)
 
 

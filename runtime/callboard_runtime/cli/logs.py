@@ -26,6 +26,8 @@ def start_logging(level: str, form: Literal["text", "json"], settings: Settings 
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel("DEBUG" if level == "DEBUG" else "WARNING")
+    # When the broker goes, every channel's callback says so here as an error; the connection's own line is enough.
+    logging.getLogger("aio_pika.tools").setLevel("DEBUG" if level == "DEBUG" else "CRITICAL")
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
