@@ -159,7 +159,7 @@ def http_api() -> str:
 
 def _routes() -> Iterator[str]:
     yield "| method | path | does |\n|---|---|---|\n"
-    for operation in (operation for operation in OPERATIONS if operation.tag != "Playground"):
+    for operation in (operation for operation in OPERATIONS if operation.tag not in ("Playground", "Inspector")):
         yield f"| {operation.method} | `{operation.path}` | {operation.summary} |\n"
 
 

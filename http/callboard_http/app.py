@@ -27,7 +27,7 @@ from callboard_http.playground import ROUTES as PLAYGROUND
 from callboard_http.problems import problems
 from callboard_http.reader import Sources
 from callboard_http.records import Records
-from callboard_http.routes import ROUTES, operator, operator_system
+from callboard_http.routes import ROUTES
 from callboard_http.run_commands import RunCommands
 from callboard_http.tickets import Tickets
 from callboard_runtime.broker.commander import CommandClient
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.http.max_body_bytes, middlewares=[problems, preflight])
     app[DEPS] = Deps(settings, Authenticator(settings), Tickets(settings), OpenStreams(settings.http))
     app[LOOKOUT] = Lookout()
-    app.add_routes([*ROUTES, *operator.ROUTES, *operator_system.ROUTES, *PLAYGROUND, *INSPECTOR])
+    app.add_routes([*ROUTES, *PLAYGROUND, *INSPECTOR])
     app.cleanup_ctx.append(_services)
     app.on_response_prepare.append(name_origin)
     app.on_shutdown.append(_drain)

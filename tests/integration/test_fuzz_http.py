@@ -26,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
 
 from callboard_http.openapi.document import document
 from callboard_http.openapi.operations import OPERATIONS, Operation
+from callboard_runtime.domain.ids import run_uuid, session_uuid
 from front_client import fresh, token
 from fuzzing import budget
 from services.session import Services
@@ -63,16 +64,28 @@ CASES = [
 
 @dataclass(frozen=True)
 class Front:
-    """A front, a user of it, and runs that this user has: one that ended and one that waits for an answer."""
+    """A front, an operator who uses it, and runs that they have: one that ended and one that waits for an answer."""
 
     url: str
+    user: str
     headers: dict[str, str]
     thread: str
     runs: tuple[str, ...]
 
+    @property
+    def internal_ids(self) -> tuple[str, ...]:
+        """Of the session and its runs; whichever is not asked for does not exist."""
+        return (str(session_uuid(self.user, self.thread)), *(str(run_uuid(self.user, run)) for run in self.runs))
+
     def known(self, name: str, pick: int) -> str:
         """A value for a path parameter that names something."""
-        things = {"run_id": self.runs, "agent_id": ("chat", "default"), "path": ("app.js",)}
+        things = {
+            "run_id": self.runs,
+            "agent_id": ("chat", "default"),
+            "path": ("app.js",),
+            "internal_id": self.internal_ids,
+            "letter": ("d0",),
+        }
         choices = things.get(name, (self.thread,))
         return choices[pick % len(choices)]
 
@@ -102,7 +115,8 @@ async def _furnished(callboard: Callboard) -> Front:
         await client.read(ended)
         paused = await client.start("refund 5", thread=fresh("thread"), agent="demo")
         await client.read(paused)
-        return Front(callboard.fronts[0], {"Authorization": f"Bearer {token(user)}"}, thread, (ended, paused))
+        headers = {"Authorization": f"Bearer {token(user, roles=['operator'])}"}
+        return Front(callboard.fronts[0], user, headers, thread, (ended, paused))
 
 
 def exchange(case: Case, front: Front) -> Response | None:

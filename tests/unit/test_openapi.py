@@ -12,6 +12,7 @@ from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from callboard_http import reference_cli
+from callboard_http.inspector import ROUTES as INSPECTOR
 from callboard_http.openapi.document import codes_of, document
 from callboard_http.openapi.operations import OPERATIONS
 from callboard_http.openapi.page import asyncapi_page, openapi_page
@@ -29,7 +30,7 @@ Json = dict[str, Any]
 
 
 def served() -> set[tuple[str, str]]:
-    routes = [route for route in (*ROUTES, *PLAYGROUND) if isinstance(route, web.RouteDef)]
+    routes = [route for route in (*ROUTES, *PLAYGROUND, *INSPECTOR) if isinstance(route, web.RouteDef)]
     return {(route.method, re.sub(r"\{(\w+):[^}]+\}", r"{\1}", route.path)) for route in routes}
 
 

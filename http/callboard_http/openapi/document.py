@@ -23,6 +23,11 @@ Json = dict[str, Any]
 
 _REF = "#/components/schemas/{model}"
 _ID: Json = TypeAdapter(ClientId).json_schema()
+_PATH: dict[str, Json] = {  # parameters of paths that are no ids of clients
+    "path": {"type": "string", "minLength": 1},
+    "internal_id": {"type": "string", "format": "uuid"},
+    "letter": {"type": "string", "pattern": "^[A-Za-z0-9]{1,20}$"},
+}
 _ABOUT = """\
 Ids in paths are the client's own: `run_id` is AG-UI's runId, `session_id` its threadId. They are unique per user; \
 what belongs to somebody else does not exist for you (404).
@@ -115,8 +120,7 @@ def _security(operation: Operation) -> list[Json]:
 
 
 def _path_parameter(name: str) -> Json:
-    schema = {"type": "string", "minLength": 1} if name == "path" else _ID
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+    return {"name": name, "in": "path", "required": True, "schema": _PATH.get(name, _ID)}
 
 
 def _parameter(parameter: Parameter) -> Json:

@@ -7,6 +7,7 @@ what it does not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,10 +16,14 @@ from callboard_http.openapi import bodies as b
 from callboard_http.request_context import MAX_PAGE
 from callboard_http.routes.agui import AGUI
 from callboard_http.routes.copilotkit import ROOT, Envelope, StopRequest
+from callboard_http.routes.operator import OPERATOR
 from callboard_http.routes.sessions import SESSIONS
 from callboard_http.run_commands import RUNS, Cancel, Resume
 from callboard_http.run_request import RunAgentInput, ThreadRequest
 from callboard_runtime.broker.messages import Accepted, Problem
+from callboard_runtime.domain.state_snapshot import RunStatus, SessionStatus
+from callboard_runtime.inspection import paging
+from callboard_runtime.inspection import views as v
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
@@ -257,6 +262,64 @@ OTHER_OPERATIONS = (
     ),
 )  # fmt: skip
 
+_UUID = {"type": "string", "format": "uuid"}
+_AGE = {"type": "string", "pattern": "^[0-9]{1,6}[smhd]$"}
+_PAGE = (_AFTER, Parameter("limit", "Items of a page", {"type": "integer", "minimum": 1, "maximum": paging.MAX_PAGE}))
+
+
+def _statuses(kind: type[StrEnum]) -> Parameter:
+    one = f"({'|'.join(kind)})"
+    return Parameter("status", "One, or several with commas", {"type": "string", "pattern": f"^{one}(,{one})*$"})
+
+
+def _look(path: str, name: str, summary: str, model: type[BaseModel], *parameters: Parameter) -> Operation:
+    answer = _json(200, "As it is now", model)
+    return Operation("GET", OPERATOR + path, name, "For operators", summary, (answer,), parameters, refuses=(404,))
+
+
+def _content(path: str, name: str, summary: str, model: type[BaseModel]) -> Operation:
+    answers = (_json(200, "As it is now", model), Answer(304, "Unchanged since the given `If-None-Match`"))
+    return Operation("GET", OPERATOR + path, name, "For operators", summary, answers, refuses=(404,))
+
+
+OPERATOR_OPERATIONS = (
+    _look(
+        "/sessions", "inspectSessions", "sessions of all users, without content; the one that changed last first",
+        v.SessionList, Parameter("user", "Whose", _USER.schema), _statuses(SessionStatus), *_PAGE,
+    ),
+    _content("/sessions/{internal_id}", "inspectSession", "a session; the look is noted", v.SessionDetail),
+    _look(
+        "/runs", "inspectRuns", "runs of all users, without content; the newest first", v.RunList,
+        Parameter("session", "The internal id of a session", _UUID), _statuses(RunStatus),
+        Parameter("agent", "The agent_id", {"type": "string", "minLength": 1, "maxLength": 200}),
+        Parameter("newer_than", "An age, such as 30s, 10m, 2h, 7d", _AGE),
+        Parameter("older_than", "An age, such as 30s, 10m, 2h, 7d", _AGE), *_PAGE,
+    ),
+    _content(
+        "/runs/{internal_id}", "inspectRun", "a run with its journal, calls, messages and audit; the look is noted",
+        v.RunDetail,
+    ),
+    _look("/approvals", "inspectApprovals", "what waits for a decision, longest first", v.ApprovalList, *_PAGE),
+    _look("/status", "inspectStatus", "services, processes, backlog and queues, and what is wrong", v.Status),
+    _look("/processes", "inspectProcesses", "processes and their heartbeats", v.ProcessList),
+    _look("/partitions", "inspectPartitions", "who took each partition last", v.PartitionList),
+    _look(
+        "/dead-letters", "inspectDeadLetters", "the oldest dead letters, without content", v.DeadLetterList, _PAGE[1],
+    ),
+    _content("/dead-letters/{letter}", "inspectDeadLetter", "a dead letter; the look is noted", v.DeadLetterDetail),
+    Operation(
+        "GET", "/inspector", "inspector", "Inspector", "the inspector",
+        (Answer(200, "The page", (("text/html", None),)), Answer(304, "Unchanged")), open=True, services=False,
+    ),
+    Operation(
+        "GET", "/inspector/{path}", "inspectorFile", "Inspector", "what the page is made of",
+        (Answer(200, "The file", (("text/html", None), ("text/css", None), ("text/javascript", None))),
+         Answer(304, "Unchanged")),
+        refuses=(404,), open=True, services=False,
+    ),
+)  # fmt: skip
+
 OPERATIONS = (
-    *RUN_OPERATIONS, *SESSION_OPERATIONS, *AGUI_OPERATIONS, *COPILOTKIT_OPERATIONS, *OTHER_OPERATIONS
+    *RUN_OPERATIONS, *SESSION_OPERATIONS, *AGUI_OPERATIONS, *COPILOTKIT_OPERATIONS, *OPERATOR_OPERATIONS,
+    *OTHER_OPERATIONS,
 )  # fmt: skip

@@ -1,6 +1,16 @@
 """The HTTP surface: each module holds the handlers of one part of it."""
 
-from callboard_http.routes import agui, copilotkit, events, operations, reference, runs, sessions
+from callboard_http.routes import (
+    agui,
+    copilotkit,
+    events,
+    operations,
+    operator,
+    operator_system,
+    reference,
+    runs,
+    sessions,
+)
 
 ROUTES = [
     *runs.ROUTES,
@@ -9,5 +19,7 @@ ROUTES = [
     *agui.ROUTES,
     *copilotkit.ROUTES,
     *operations.ROUTES,
+    *operator.ROUTES,
+    *operator_system.ROUTES,
     *reference.ROUTES,
 ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Awaitable
-from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -18,9 +16,9 @@ from callboard_http.authorise import NOBODY, authorise
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.lookout import LOOKOUT
 from callboard_http.request_context import check_user
-from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.domain.state_snapshot import RunStatus, SessionStatus
 from callboard_runtime.errors import InvalidInput
+from callboard_runtime.inspection.ages import moment
 from callboard_runtime.inspection.approvals import list_approvals
 from callboard_runtime.inspection.paging import MAX_PAGE
 from callboard_runtime.inspection.run_detail import get_run
@@ -31,9 +29,6 @@ OPERATOR = "/api/v1/operator"
 READ = "operator_read"
 MAX_NAME = 200
 
-_AGE = re.compile(r"(\d{1,6})(s|m|h|d)")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 T = TypeVar("T")
 S = TypeVar("S", SessionStatus, RunStatus)
 
@@ -42,13 +37,15 @@ async def sessions(request: web.Request) -> web.Response:
     """GET /sessions: the one that changed last first; `?user=`, `?status=`."""
     await operator(request, "sessions of all users")
     user = request.query.get("user")
-    wanted = SessionFilter(check_user(user) if user else None, _statuses(request, SessionStatus, SessionFilter()))
+    wanted = SessionFilter(
+        check_user(user) if user is not None else None, _statuses(request, SessionStatus, SessionFilter())
+    )
     engine = request.app[SERVICES].engine
     return view(await looked(request, list_sessions(engine, wanted, page_size(request), request.query.get("after"))))
 
 
 async def session(request: web.Request) -> web.Response:
-    """GET /sessions/{id}: one session, by its internal id, with its title."""
+    """GET /sessions/{internal_id}: one session, by its internal id, with its title."""
     principal = await operator(request, "sessions of all users")
     detail = await looked(request, get_session(request.app[SERVICES].engine, internal_id(request)))
     line = detail.session
@@ -62,18 +59,18 @@ async def runs(request: web.Request) -> web.Response:
     await operator(request, "runs of all users")
     session_id = request.query.get("session")
     wanted = RunFilter(
-        session=parse_id("session", session_id) if session_id else None,
+        session=parse_id("session", session_id) if session_id is not None else None,
         statuses=_statuses(request, RunStatus, RunFilter()),
         agent_id=_name(request, "agent"),
-        since=_ago(request, "newer_than"),
-        until=_ago(request, "older_than"),
+        since=moment("newer_than", request.query.get("newer_than")),
+        until=moment("older_than", request.query.get("older_than")),
     )
     engine = request.app[SERVICES].engine
     return view(await looked(request, list_runs(engine, wanted, page_size(request), request.query.get("after"))))
 
 
 async def run(request: web.Request) -> web.Response:
-    """GET /runs/{id}: one run whole, by its internal id."""
+    """GET /runs/{internal_id}: one run whole, by its internal id."""
     principal = await operator(request, "runs of all users")
     detail = await looked(request, get_run(request.app[SERVICES].engine, internal_id(request)))
     line = detail.run
@@ -159,7 +156,7 @@ def page_size(request: web.Request, default: int = 50) -> int:
 
 
 def internal_id(request: web.Request) -> UUID:
-    return parse_id("id", request.match_info["id"])
+    return parse_id("internal_id", request.match_info["internal_id"])
 
 
 def parse_id(name: str, given: str) -> UUID:
@@ -173,7 +170,7 @@ def parse_id(name: str, given: str) -> UUID:
 def _statuses(request: web.Request, kind: type[S], otherwise: SessionFilter | RunFilter) -> list[S]:
     """`?status=`, one or several with commas."""
     given = request.query.get("status")
-    if not given:
+    if given is None:
         return [kind(status) for status in otherwise.statuses]
     try:
         return list(dict.fromkeys(kind(name) for name in given.split(",")))
@@ -182,27 +179,16 @@ def _statuses(request: web.Request, kind: type[S], otherwise: SessionFilter | Ru
 
 
 def _name(request: web.Request, parameter: str) -> str | None:
-    given = request.query.get(parameter) or None
-    if given and (len(given) > MAX_NAME or not given.isprintable()):
+    given = request.query.get(parameter)
+    if given is not None and (not 1 <= len(given) <= MAX_NAME or not given.isprintable()):
         raise InvalidInput(f"{parameter}: must have 1 to {MAX_NAME} printable characters")
     return given
 
 
-def _ago(request: web.Request, parameter: str) -> datetime | None:
-    """The moment that long ago, of `30s`, `10m`, `2h` or `7d`."""
-    given = request.query.get(parameter)
-    if not given:
-        return None
-    found = _AGE.fullmatch(given)
-    if not found:
-        raise InvalidInput(f"{parameter}: must be an age such as 30s, 10m, 2h or 7d")
-    return utcnow() - min(timedelta(**{_UNITS[found[2]]: int(found[1])}), timedelta(days=36_500))
-
-
 ROUTES = [
     web.get(OPERATOR + "/sessions", sessions),
-    web.get(OPERATOR + "/sessions/{id}", session),
+    web.get(OPERATOR + "/sessions/{internal_id}", session),
     web.get(OPERATOR + "/runs", runs),
-    web.get(OPERATOR + "/runs/{id}", run),
+    web.get(OPERATOR + "/runs/{internal_id}", run),
     web.get(OPERATOR + "/approvals", approvals),
 ]

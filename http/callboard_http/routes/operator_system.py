@@ -12,7 +12,7 @@ from callboard_runtime.errors import InvalidInput
 from callboard_runtime.inspection.broker import get_dead_letter, list_dead_letters
 from callboard_runtime.inspection.processes import list_partitions, list_processes
 from callboard_runtime.inspection.status import get_status
-from callboard_runtime.inspection.views import PartitionPage, ProcessPage, Status
+from callboard_runtime.inspection.views import PartitionList, ProcessList, Status
 
 
 async def status(request: web.Request) -> web.Response:
@@ -33,7 +33,7 @@ async def processes(request: web.Request) -> web.Response:
     await operator(request, "processes")
     silent_after = request.app[DEPS].settings.actors.silent_after
     found = await looked(request, list_processes(request.app[SERVICES].engine, silent_after))
-    return view(ProcessPage(processes=found))
+    return view(ProcessList(processes=found))
 
 
 async def partitions(request: web.Request) -> web.Response:
@@ -41,7 +41,7 @@ async def partitions(request: web.Request) -> web.Response:
     await operator(request, "partitions")
     silent_after = request.app[DEPS].settings.actors.silent_after
     found = await looked(request, list_partitions(request.app[SERVICES].engine, silent_after))
-    return view(PartitionPage(partitions=found))
+    return view(PartitionList(partitions=found))
 
 
 async def dead_letters(request: web.Request) -> web.Response:
@@ -55,9 +55,9 @@ async def dead_letters(request: web.Request) -> web.Response:
 async def dead_letter(request: web.Request) -> web.Response:
     """GET /dead-letters/{id}: one of them whole, without tokens."""
     principal = await operator(request, "dead letters")
-    letter_id = request.match_info["id"]
+    letter_id = request.match_info["letter"]
     if not (letter_id.isascii() and letter_id.isalnum() and len(letter_id) <= 20):
-        raise InvalidInput("id: must be a dead letter's id, as the list has it")
+        raise InvalidInput("letter: must be a dead letter's id, as the list has it")
     async with request.app[LOOKOUT].errand:
         detail = await get_dead_letter(request.app[DEPS].settings.required_amqp_url(), letter_id)
     unchanging = detail.letter.model_copy(update={"age_seconds": None})
@@ -70,5 +70,5 @@ ROUTES = [
     web.get(OPERATOR + "/processes", processes),
     web.get(OPERATOR + "/partitions", partitions),
     web.get(OPERATOR + "/dead-letters", dead_letters),
-    web.get(OPERATOR + "/dead-letters/{id}", dead_letter),
+    web.get(OPERATOR + "/dead-letters/{letter}", dead_letter),
 ]

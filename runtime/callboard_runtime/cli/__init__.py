@@ -8,14 +8,19 @@ from typing import Annotated
 
 import typer
 
-from callboard_runtime.cli import agents, config, dlq, migrate
+from callboard_runtime.cli import agents, approvals, config, dlq, migrate, runs, sessions, status
 from callboard_runtime.cli.processes import add_documents, add_load, add_processes
+from callboard_runtime.cli.running import COMMANDS, use_running_services
 from callboard_runtime.errors import CallboardError, ConfigError, InvalidInput, SettingsError, Unavailable
 
 _EPILOG = """
 Start with `callboard up`: it brings its own PostgreSQL, Valkey and message broker and prints the address of the
 playground. In production run `callboard migrate` once per release, then any number of `http`, `actors` and `worker`
 processes. Settings come from CALLBOARD_… variables and from .env: see `callboard config env-example`.
+
+`status`, `runs`, `sessions`, `approvals`, `agents` and `dlq` look at the configured services, else at those of a
+`callboard up` on this machine; with --json they print what programs can read. `--install-completion` teaches them to
+your shell. Exit codes: 0 done; 1 failed, or `status` or a check found something wrong; 2 wrong usage or settings.
 """
 
 _NEXT: tuple[tuple[type[CallboardError], str], ...] = (
@@ -53,12 +58,15 @@ def build_app() -> typer.Typer:
         help="An agent backend that never loses a turn.",
         epilog=_EPILOG,
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
     )
     app.callback()(_root)
     add_processes(app)
     app.command("migrate")(migrate.migrate)
+    app.command("status")(status.status)
+    app.add_typer(runs.app, name="runs")
+    app.add_typer(sessions.app, name="sessions")
+    app.add_typer(approvals.app, name="approvals")
     app.add_typer(agents.app, name="agents")
     app.add_typer(config.app, name="config")
     app.add_typer(dlq.app, name="dlq")
@@ -74,9 +82,12 @@ def _print_version(wanted: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Options that come before the command; `main` reads --debug itself, as it also covers what happens before."""
+    if context.invoked_subcommand in COMMANDS and not {"--help", "--files-only"} & set(sys.argv):
+        use_running_services()

@@ -63,7 +63,7 @@ def _text(default: object) -> str:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """The variables that look like settings and are none, such as a misspelt one."""
-    fields = {name.upper() for name in Settings.model_fields} | {"ENV_FILE", "UP_PID"}
+    fields = {name.upper() for name in Settings.model_fields} | {"ENV_FILE", "UP_PID", "TOKEN"}
     ours = [(name, prefix) for prefix in (PREFIX, ALIAS_PREFIX) for name in environ if name.startswith(prefix)]
     return sorted(
         name

@@ -56,7 +56,14 @@ def data_dir(chosen: Path | None) -> Path:
     try:
         return _owned(_home_folder())
     except EmbeddedError:
-        return _owned(Path(f"/tmp/callboard-{os.geteuid()}"))  # noqa: S108 - made 0700, and the owner is checked
+        return _owned(_temporary_folder())
+
+
+def data_dir_candidates(chosen: Path | None) -> list[Path]:
+    """The folders that `data_dir` would take, in its order; none of them is made."""
+    if chosen is not None:
+        return [chosen.expanduser().resolve()]
+    return [_home_folder(), _temporary_folder()]
 
 
 @contextlib.contextmanager
@@ -92,6 +99,10 @@ def new_log(path: Path) -> Path:
     if path.exists():
         path.replace(path.with_name(f"{path.name}.1"))
     return path
+
+
+def _temporary_folder() -> Path:
+    return Path(f"/tmp/callboard-{os.geteuid()}")  # noqa: S108 - made 0700, and the owner is checked
 
 
 def _home_folder() -> Path:

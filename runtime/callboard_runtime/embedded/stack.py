@@ -14,6 +14,7 @@ from typing import Self
 
 from callboard_runtime.embedded.paths import data_dir, free_port, locked, new_log
 from callboard_runtime.embedded.postgres import EmbeddedPostgres
+from callboard_runtime.embedded.running import noted
 from callboard_runtime.embedded.supervisor import Child, ChildSpec, RestartPolicy, Supervisor, python_command
 from callboard_runtime.embedded.valkey import EmbeddedValkey
 
@@ -107,6 +108,7 @@ class EmbeddedStack:
             undo.enter_context(locked(folder))
             await undo.enter_async_context(self._supervisor)
             self._urls = await self._start(folder)
+            undo.enter_context(noted(folder, {name: getattr(self._urls, name) for name in EmbeddedUrls.__slots__}))
             self._exit = undo.pop_all()
         return self
 

@@ -9,7 +9,7 @@ from callboard_runtime.domain.state_snapshot import PendingToolCall
 from callboard_runtime.inspection.database import Row, question
 from callboard_runtime.inspection.paging import OLDEST, Position, check_count
 from callboard_runtime.inspection.run_detail import open_calls
-from callboard_runtime.inspection.views import ApprovalLine, ApprovalPage
+from callboard_runtime.inspection.views import ApprovalLine, ApprovalList
 
 _WAITING = text("""
 SELECT r.id, r.client_run_id, r.session_id, s.thread_id, r.user_id, r.agent_id, r.created_at, s.state_snapshot
@@ -21,19 +21,20 @@ _HOLDER = text("""
 SELECT r.id, r.client_run_id, r.session_id, s.thread_id, r.user_id, r.agent_id, r.created_at, s.state_snapshot
   FROM runs r JOIN sessions s ON s.id = r.session_id
  WHERE r.status = 'awaiting_input'
-   AND s.state_snapshot->'pending_tool_calls' @> jsonb_build_array(jsonb_build_object('interrupt_id', :interrupt_id))
+   AND s.state_snapshot->'pending_tool_calls' @>
+       jsonb_build_array(jsonb_build_object('interrupt_id', CAST(:interrupt_id AS text)))
  LIMIT 1
 """)
 
 
-async def list_approvals(engine: AsyncEngine, count: int, after: str | None) -> ApprovalPage:
+async def list_approvals(engine: AsyncEngine, count: int, after: str | None) -> ApprovalList:
     """Those of the `count` oldest waiting runs; calls that wait for a client's own tools are left out."""
-    start = Position.parse(after) if after else OLDEST
+    start = Position.parse(after) if after is not None else OLDEST
     async with question(engine) as ask:
         rows = await ask.rows(_WAITING, at=start.at, id=start.id, count=check_count(count) + 1)
     kept = rows[:count]
     following = Position(kept[-1]["created_at"], kept[-1]["id"]).encode() if len(rows) > count else None
-    return ApprovalPage(approvals=tuple(line for row in kept for line in _lines(row)), next=following)
+    return ApprovalList(approvals=tuple(line for row in kept for line in _lines(row)), next=following)
 
 
 async def find_approval(engine: AsyncEngine, interrupt_id: str) -> ApprovalLine | None:

@@ -15,7 +15,7 @@ from callboard_runtime.broker.connection import open_channel, reach
 from callboard_runtime.broker.dead_letters import DeadLetter, DeadLetters
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.errors import NotFound
-from callboard_runtime.inspection.views import DeadLetterDetail, DeadLetterLine, DeadLetterPage, Depth
+from callboard_runtime.inspection.views import DeadLetterDetail, DeadLetterLine, DeadLetterList, Depth
 
 SEARCHED = 1000  # dead letters that are looked through for one
 
@@ -69,12 +69,12 @@ def _sum(name: str, depths: Iterable[Depth]) -> Depth:
     )
 
 
-async def list_dead_letters(url: str, limit: int) -> DeadLetterPage:
+async def list_dead_letters(url: str, limit: int) -> DeadLetterList:
     """The oldest `limit` dead letters without their content; they stay where they are."""
     async with reach(url) as connection:
         letters = await DeadLetters.open(connection)
         found = [letter async for letter in letters.read(limit)]
-        return DeadLetterPage(letters=tuple(map(_line, found)), total=await letters.count())
+        return DeadLetterList(letters=tuple(map(_line, found)), total=await letters.count())
 
 
 async def get_dead_letter(url: str, letter_id: str) -> DeadLetterDetail:

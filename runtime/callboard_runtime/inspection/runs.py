@@ -15,7 +15,7 @@ from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.inspection.database import Row, question
 from callboard_runtime.inspection.paging import NEWEST, Position, check_count
 from callboard_runtime.inspection.sessions import usage
-from callboard_runtime.inspection.views import RunLine, RunPage
+from callboard_runtime.inspection.views import RunLine, RunList
 
 COLUMNS = """r.id, r.client_run_id, r.session_id, s.thread_id, r.user_id, r.agent_id, r.status, r.leg, r.calls,
        r.input_tokens, r.output_tokens, r.total_tokens, r.cost, r.unpriced_calls, r.error_code, r.created_at,
@@ -53,9 +53,9 @@ class RunFilter:
     until: datetime | None = None
 
 
-async def list_runs(engine: AsyncEngine, wanted: RunFilter, count: int, after: str | None) -> RunPage:
+async def list_runs(engine: AsyncEngine, wanted: RunFilter, count: int, after: str | None) -> RunList:
     """The newest first. Raises InvalidInput for a wrong `after` or `count`."""
-    start = Position.parse(after) if after else NEWEST
+    start = Position.parse(after) if after is not None else NEWEST
     names: dict[str, Any] = {
         "statuses": [str(status) for status in wanted.statuses],
         "agent_id": wanted.agent_id,
@@ -72,7 +72,7 @@ async def list_runs(engine: AsyncEngine, wanted: RunFilter, count: int, after: s
             rows = await ask.rows(_OF_ALL, **names)
     kept = rows[:count]
     following = Position(kept[-1]["created_at"], kept[-1]["id"]).encode() if len(rows) > count else None
-    return RunPage(runs=tuple(map(run_line, kept)), next=following)
+    return RunList(runs=tuple(map(run_line, kept)), next=following)
 
 
 async def runs_named(engine: AsyncEngine, name: str, user_id: str | None) -> list[tuple[UUID, str]]:

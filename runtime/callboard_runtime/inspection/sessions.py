@@ -14,7 +14,7 @@ from callboard_runtime.domain.state_snapshot import SessionStatus, StateSnapshot
 from callboard_runtime.errors import NotFound
 from callboard_runtime.inspection.database import Row, question
 from callboard_runtime.inspection.paging import NEWEST, Position, check_count
-from callboard_runtime.inspection.views import SessionDetail, SessionLine, SessionPage, Usage
+from callboard_runtime.inspection.views import SessionDetail, SessionLine, SessionList, Usage
 
 _COLUMNS = """id, thread_id, user_id, status, message_count, input_tokens, output_tokens, total_tokens, cost,
        unpriced_calls, created_at, updated_at"""
@@ -46,9 +46,9 @@ class SessionFilter:
     statuses: Sequence[SessionStatus] = tuple(status for status in SessionStatus if status != SessionStatus.DELETED)
 
 
-async def list_sessions(engine: AsyncEngine, wanted: SessionFilter, count: int, after: str | None) -> SessionPage:
+async def list_sessions(engine: AsyncEngine, wanted: SessionFilter, count: int, after: str | None) -> SessionList:
     """The one that changed last first. Raises InvalidInput for a wrong `after` or `count`."""
-    start = Position.parse(after) if after else NEWEST
+    start = Position.parse(after) if after is not None else NEWEST
     names = {"statuses": [str(status) for status in wanted.statuses], "at": start.at, "id": start.id}
     statement = _OF_USER if wanted.user_id else _OF_ALL
     of_user = {"user_id": wanted.user_id} if wanted.user_id else {}
@@ -56,7 +56,7 @@ async def list_sessions(engine: AsyncEngine, wanted: SessionFilter, count: int, 
         rows = await ask.rows(statement, **names, **of_user, count=check_count(count) + 1)
     kept = rows[:count]
     following = Position(kept[-1]["updated_at"], kept[-1]["id"]).encode() if len(rows) > count else None
-    return SessionPage(sessions=tuple(map(_line, kept)), next=following)
+    return SessionList(sessions=tuple(map(_line, kept)), next=following)
 
 
 async def get_session(engine: AsyncEngine, session_id: UUID) -> SessionDetail:

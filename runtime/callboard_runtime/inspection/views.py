@@ -53,7 +53,7 @@ class SessionLine(View):
     updated_at: datetime
 
 
-class SessionPage(View):
+class SessionList(View):
     sessions: tuple[SessionLine, ...]
     next: str | None  # the `after` of the next page
 
@@ -94,7 +94,7 @@ class RunLine(View):
     ended_at: datetime | None
 
 
-class RunPage(View):
+class RunList(View):
     runs: tuple[RunLine, ...]
     next: str | None
 
@@ -231,7 +231,7 @@ class ApprovalLine(View):
     expires_at: datetime | None
 
 
-class ApprovalPage(View):
+class ApprovalList(View):
     """Of the runs that have waited longest, those with an open approval."""
 
     approvals: tuple[ApprovalLine, ...]
@@ -269,11 +269,11 @@ class PartitionLine(View):
     owner_alive: bool | None
 
 
-class ProcessPage(View):
+class ProcessList(View):
     processes: tuple[ProcessLine, ...]
 
 
-class PartitionPage(View):
+class PartitionList(View):
     partitions: tuple[PartitionLine, ...]
 
 
@@ -342,7 +342,7 @@ class DeadLetterLine(View):
     age_seconds: float | None
 
 
-class DeadLetterPage(View):
+class DeadLetterList(View):
     letters: tuple[DeadLetterLine, ...]
     total: int
 

@@ -26,7 +26,10 @@ function joined({ steps, calls, attempts }) {
 
 /** Where each step begins and ends, in milliseconds of a time in which long waits are shown shorter. */
 function layout(steps) {
-  const times = steps.map((step) => ({ from: Date.parse(step.begun_at), to: Date.parse(step.recorded_at ?? step.call?.ended_at ?? step.begun_at) }));
+  const times = steps.map((step) => {
+    const from = Date.parse(step.begun_at);
+    return { from, to: Math.max(from, Date.parse(step.recorded_at ?? step.call?.ended_at ?? step.begun_at)) };
+  });
   const order = times.map((_, index) => index).sort((a, b) => times[a].from - times[b].from);
   const gap = Math.max(times.reduce((sum, { from, to }) => sum + to - from, 0) * LONGEST_GAP, 1);
   const places = new Array(times.length);
@@ -60,7 +63,7 @@ function row(step, place, span) {
 }
 
 function told({ call, recorded_at: to, begun_at: from, status }) {
-  const time = to ? duration(Date.parse(to) - Date.parse(from)) : status === "begun" ? "at work" : null;
+  const time = to ? duration(Math.max(Date.parse(to) - Date.parse(from), 0)) : status === "begun" ? "at work" : null;
   if (!call) return time ?? "";
   const facts = [
     call.latency_ms === null ? time : duration(call.latency_ms),
