@@ -29,8 +29,10 @@ from callboard_http.reader import Sources
 from callboard_http.records import Records
 from callboard_http.routes import ROUTES
 from callboard_http.run_commands import RunCommands
+from callboard_http.spans import traced
 from callboard_http.tickets import Tickets
 from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from callboard_runtime.settings import Settings
@@ -42,7 +44,7 @@ BROKER_WAIT = 5.0  # seconds; a front without its broker starts all the same, an
 def create_app(settings: Settings) -> web.Application:
     """The front as an aiohttp application; connects when it starts. Raises SettingsError for what cannot work."""
     settings.required_amqp_url()
-    app = web.Application(client_max_size=settings.http.max_body_bytes, middlewares=[problems, preflight])
+    app = web.Application(client_max_size=settings.http.max_body_bytes, middlewares=[traced, problems, preflight])
     app[DEPS] = Deps(settings, Authenticator(settings), Tickets(settings), OpenStreams(settings.http))
     app[LOOKOUT] = Lookout()
     app.add_routes([*ROUTES, *PLAYGROUND, *INSPECTOR])
@@ -66,6 +68,8 @@ async def _services(app: web.Application) -> AsyncGenerator[None]:
     tail = TailStore(redis, settings.redis_prefix) if redis else None
     limits = Limits(settings.http, records, redis, settings.redis_prefix)
     heartbeat = Heartbeat(settings.required_database_url(), name, "http", interval=settings.worker.heartbeat)
+    watch_engine(engine)
+    watch_heartbeat(heartbeat)
     heartbeat.start()
     app[SERVICES] = Services(engine, records, commands, Sources(log, tail, hub), Openings(engine), limits)
     ingress = await _start_ingress(app, name)

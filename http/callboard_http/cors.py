@@ -9,7 +9,7 @@ from callboard_http.deps import DEPS
 
 _ALLOWED = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, traceparent, tracestate",
     "Access-Control-Max-Age": "600",
 }
 

@@ -18,11 +18,13 @@ from aio_pika.abc import AbstractConnection
 
 from callboard_http.chunk import Chunk
 from callboard_http.event_log import LegKey, SessionKey
+from callboard_http.metrics import LAGGING_READERS
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line, gone_when_broken, open_channel
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.domain.ids import lane_of
 from callboard_runtime.errors import InvalidInput
+from callboard_runtime.observe import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Subscription:
         self.key = key
         self.look = False  # the log knows something that was not delivered here
         self.newest = ORIGIN  # last event that was published, delivered here or dropped
+        self.trace: str | None = None  # what sent the first batch that arrived live, if it is traced
         self._leg = (str(key.run_id), key.leg) if isinstance(key, LegKey) else None  # None: all of them
         self._limit, self._held = limit, 0
         self._chunks: deque[Chunk] = deque()
@@ -88,6 +91,7 @@ class Subscription:
             self._waiter.set_result(None)
 
     def _overflow(self) -> None:
+        LAGGING_READERS.inc()
         self._chunks.clear()
         self._held = 0
         self.look = True
@@ -193,6 +197,9 @@ class EventHub:
             return
         for subscription in subscriptions:
             subscription.offer(run, leg, chunk)
+        if tracing.current is not None and (trace := headers.get(topology.H_TRACE)):
+            for subscription in subscriptions:
+                subscription.trace = subscription.trace or _text(trace)
 
 
 class _Lanes(Line):

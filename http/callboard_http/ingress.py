@@ -29,6 +29,7 @@ from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line
 from callboard_runtime.broker.topology_setup import declare_ingress
 from callboard_runtime.domain.commands import RunAnswer
 from callboard_runtime.errors import Refused, TooLate, Unavailable
+from callboard_runtime.observe import tracing
 from callboard_runtime.persistence.database import is_outage
 from callboard_runtime.settings import Settings
 
@@ -103,7 +104,8 @@ class Ingress:
 
     async def _handle(self, line: _IngressLine, message: aiormq.abc.DeliveredMessage) -> None:
         request = Request(message.routing_key or "", message.header.properties.headers or {}, message.body)
-        answer = await self._answer(request)
+        with _span(request):
+            answer = await self._answer(request)
         self.counts[request.key if request.key in topology.INGRESS_KEYS else "unknown", answer.status] += 1
         if answer.unreadable:
             await _set_aside(line, message, answer.unreadable)
@@ -118,6 +120,12 @@ class Ingress:
             return refused(request, error)
         except Exception as error:  # noqa: BLE001 - the last resort: it must neither come back for ever nor be lost
             return failed(request, error)
+
+
+def _span(request: Request) -> tracing.Span:
+    key = request.key if request.key in topology.INGRESS_KEYS else "unknown"
+    parent = tracing.header_of(request.headers)
+    return tracing.span(f"process {topology.INGRESS_QUEUE} {key}", kind="consumer", parent=parent, root=True)
 
 
 async def _persistently(attempt: Attempt) -> RunAnswer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from http import HTTPStatus
 
@@ -11,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from callboard_http.deps import DEPS
+from callboard_http.metrics import REQUEST_SECONDS
 from callboard_runtime.errors import CallboardError, Unavailable
 from callboard_runtime.persistence.database import is_outage
 
@@ -29,6 +31,7 @@ CODES = {
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into a problem response, and count the answer."""
+    began = time.perf_counter()
     try:
         response = await handler(request)
     except CallboardError as error:
@@ -37,7 +40,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         response = error if error.status < 400 else _http_problem(request, error)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug must not show its inside
         response = _unexpected(request, error)
-    _count(request, response.status)
+    _count(request, response, time.perf_counter() - began)
     if isinstance(response, web.HTTPException):
         raise response
     return response
@@ -58,6 +61,7 @@ def document(status: int, code: str, detail: str, instance: str, **more: str | i
 def _problem(
     request: web.Request, status: int, code: str, detail: str, retry_after: int | None = None, **more: str
 ) -> web.Response:
+    request.app[DEPS].metrics.problems[_route(request), code] += 1
     body = document(status, code, detail, request.path, **more)
     response = web.Response(status=status, body=orjson.dumps(body), content_type=CONTENT_TYPE)
     wait = retry_after or (1 if status == HTTPStatus.SERVICE_UNAVAILABLE else None)
@@ -101,7 +105,13 @@ def _unexpected(request: web.Request, error: Exception) -> web.Response:
     return _problem(request, 500, "INTERNAL", detail, request_id=request_id)
 
 
-def _count(request: web.Request, status: int) -> None:
+def _count(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+    route = _route(request)
+    request.app[DEPS].metrics.requests[route, response.status] += 1
+    if isinstance(response, web.Response):
+        REQUEST_SECONDS.labels(route).observe(seconds)
+
+
+def _route(request: web.Request) -> str:
     resource = request.match_info.route.resource
-    route = resource.canonical if resource else "unknown"
-    request.app[DEPS].metrics.requests[route, status] += 1
+    return resource.canonical if resource else "unknown"

@@ -120,6 +120,11 @@ class LegReader:
             self._sources.hub.remove(self._live)
             self._sources.memory.keep(self._key.session_id, self._shown.chunks)
 
+    @property
+    def trace(self) -> str | None:
+        """The span that sent what arrives live, if it is traced."""
+        return self._live.trace
+
     def stop(self) -> None:
         """End soon, wherever the leg stands."""
         self._stopped = True

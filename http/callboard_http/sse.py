@@ -14,7 +14,7 @@ from typing import Self
 from aiohttp import web
 
 from callboard_http.chunk import Chunk
-from callboard_http.metrics import Metrics
+from callboard_http.metrics import STALLED_READERS, Metrics
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -81,5 +81,6 @@ class StallWatch:
         if self._since is not None and self._loop.time() - self._since > STALLED:
             request = self._response._req  # pyright: ignore[reportPrivateUsage]
             if request is not None and request.transport is not None:
+                STALLED_READERS.inc()
                 request.transport.abort()
         self._timer = self._loop.call_later(STALLED / 2, self._look)

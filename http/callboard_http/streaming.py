@@ -22,6 +22,7 @@ from callboard_http.moments import Moments
 from callboard_http.openings import Opening, OpenLeg, Standing
 from callboard_http.prelude import Prelude, ending, prelude
 from callboard_http.reader import LegReader, SessionReader, Sources
+from callboard_http.spans import following
 from callboard_http.sse import Form, open_stream, stream
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.errors import Conflict, Gone, NotFound
@@ -79,7 +80,7 @@ async def follow(
         buffer=settings.reader_buffer_bytes,
         prelude=place.prelude,
     )
-    with deps.streams.holding(reader, user_id, resumable=resumable):
+    with deps.streams.holding(reader, user_id, resumable=resumable), following(reader):
         response = await open_stream(request)
         await stream(response, reader.chunks(), _form(protocol), deps.metrics)
     return response

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.request_context import as_json
+from callboard_runtime.observe.metrics import READY
 
 PROBE_TIMEOUT = 2.0  # seconds
 
@@ -20,17 +22,24 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: whether a run would be accepted now; Redis may be away, which only costs latency."""
+    ready, checks = await _readiness(request)
+    return as_json({"status": "ready" if ready else "unready", "checks": checks}, 200 if ready else 503)
+
+
+async def _readiness(request: web.Request) -> tuple[bool, dict[str, bool]]:
     services, deps = request.app[SERVICES], request.app[DEPS]
     database, redis = await asyncio.gather(_answers(services.records.ping()), _answers(services.limits.ping()))
     broker = services.commands.connected and services.sources.hub.connected
     ready = database and broker and not deps.streams.draining
     checks = {"database": database, "broker": broker, "redis": redis, "draining": deps.streams.draining}
-    return as_json({"status": "ready" if ready else "unready", "checks": checks}, 200 if ready else 503)
+    return ready, checks
 
 
 async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: in Prometheus' text form."""
     deps = request.app[DEPS]
-    return web.Response(text=deps.metrics.render(len(deps.streams)), content_type="text/plain")
+    READY.set((await _readiness(request))[0])
+    return web.Response(body=deps.metrics.render(len(deps.streams)), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _answers(probe: Awaitable[None]) -> bool:
