@@ -21,8 +21,7 @@ from services.session import Services
 from stack import Zygote
 
 ROUND = {"sessions": 6, "turns": 3, "blows": 8, "heavy": True}
-PLANT_ROUND = {"sessions": 8, "turns": 2, "blows": 6, "heavy": False, "end_within": 30.0}
-DEATHS = ("kill worker", "freeze actors", "kill worker", "freeze worker")
+PLANT_ROUND = {"sessions": 8, "turns": 2, "heavy": False, "end_within": 30.0}
 PLANT_ROUNDS = 4  # rounds in which a planted bug must be found
 console = Console()
 
@@ -65,35 +64,53 @@ async def _run(options: argparse.Namespace, services: Services, zygote: Zygote, 
 
 
 async def _rounds(it: Installation, seed: int, seconds: float, result: Result) -> None:
-    deadline, number = time.monotonic() + seconds, 0
-    while time.monotonic() < deadline and not result.broken:
+    """Rounds until the next one would, as they go, not end in time."""
+    began, number = time.monotonic(), 0
+    while not result.broken and (time.monotonic() - began) * (number + 1) <= seconds * max(number, 1):
         await it.round(seed + 10 * number, result=result, **ROUND)
         number += 1
         console.print(
-            f"{result.seconds:.0f} s, round {number}: {result.accepted} runs, {sum(result.blows.values())} blows so far"
+            f"{time.monotonic() - began:.0f} of {seconds:.0f} s, round {number}: {result.accepted} runs, "
+            f"{sum(result.blows.values())} blows, {sum(result.examined.values())} checks, "
+            f"{sum(map(len, result.broken.values()))} violations",
+            highlight=False,
         )
 
 
 async def _find_plants(names: list[str], seed: int, services: Services, zygote: Zygote, folder: Path) -> int:
     missed: list[str] = []
     for name in names:
-        began, result = time.monotonic(), Result(seed)
+        began, result, scene = time.monotonic(), Result(seed), plants.scene(name)
+        blows = len(scene.blows) + (0 if scene.only else 2)
         async with installation(services, zygote, folder / name, plant=name) as it:
             for number in range(PLANT_ROUNDS):
-                await it.round(seed + 10 * number, result=result, **PLANT_ROUND, first=DEATHS)
-                if result.broken:
+                await it.round(
+                    seed + 10 * number,
+                    result=result,
+                    blows=blows,
+                    first=scene.blows,
+                    kinds=scene.kinds,
+                    **PLANT_ROUND,
+                )
+                if scene.promises & result.broken.keys():
                     break
-        first = next((f"promise {number}: {what[0]}" for number, what in result.broken.items()), "NOT FOUND")
-        console.print(f"{name}: {time.monotonic() - began:.0f} s, {first[:160]}", highlight=False, soft_wrap=True)
-        missed += [] if result.broken else [name]
+        found = [f"promise {number}: {what[0]}" for number, what in result.broken.items() if number in scene.promises]
+        shown = found[0][:160] if found else f"NOT FOUND {result.broken}"
+        console.print(f"{name}: {time.monotonic() - began:.0f} s, {shown}", highlight=False, soft_wrap=True)
+        missed += [] if found else [name]
+    console.print(
+        f"{len(names) - len(missed)} of {len(names)} bugs found{': not ' if missed else ''}{', '.join(missed)}"
+    )
     return 1 if missed else 0
 
 
 def _report(result: Result) -> None:
     console.print(table([result]))
     console.print(
-        f"{result.seconds:.0f} s, {result.turns} turns, {result.accepted} accepted, {dict(result.statuses)}, "
-        f"{result.calls} model calls, {result.reconnects} reconnects; blows: {dict(result.blows)}",
+        f"seed {result.seed}: {result.seconds:.0f} s, {result.turns} turns, {result.accepted} runs accepted, "
+        f"{dict(result.statuses)}, {result.calls} model calls ({result.lost} lost with their process), "
+        f"cost {result.cost}, {result.reconnects} reconnects, {result.refused} commands refused by a full queue\n"
+        f"{sum(result.blows.values())} blows: {dict(sorted(result.blows.items()))}",
         highlight=False,
         soft_wrap=True,
     )

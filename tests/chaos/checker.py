@@ -15,6 +15,7 @@ import orjson
 from callboard_actors.writes import KEYS
 from callboard_runtime.domain.event_batch import EventId
 from callboard_runtime.domain.ids import run_uuid, session_uuid
+from chaos import witness
 from chaos.load import Load, Turn
 from front_client import JWT_SECRET, Frame, Reader
 from promises import check_reader
@@ -52,8 +53,9 @@ class Rows:
 class Checker:
     """`check()` fills `broken` and `examined`, both by promise."""
 
-    def __init__(self, callboard: Callboard, load: Load, deaths: int) -> None:
-        self._callboard, self._load, self._deaths = callboard, load, deaths
+    def __init__(self, callboard: Callboard, load: Load, deaths: int, silent_after: float) -> None:
+        """At most `deaths` calls may have been begun in vain; a worker is dead `silent_after` seconds after a beat."""
+        self._callboard, self._load, self._deaths, self._silent_after = callboard, load, deaths, silent_after
         self.broken: dict[int, list[str]] = defaultdict(list)
         self.examined: Counter[int] = Counter()
         self.ended: dict[UUID, str] = {}
@@ -78,6 +80,7 @@ class Checker:
         self._check_model()
         self._check_tool()
         self._check_secrets()
+        await witness.examine(self._callboard.query, self._load.user, self._silent_after, self.require)
 
     async def _read(self, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
         user = {
@@ -111,10 +114,13 @@ class Checker:
             if answer.status in (429, 503) and answer.headers:
                 self.require("Retry-After" in answer.headers, 10, f"{turn.run}: {answer.status} without Retry-After")
         self.require(not turn.accepted or run is not None, 1, f"{turn.run} was accepted and is not stored")
-        if not turn.accepted or run is None:
+        self.require(not turn.published or run is not None, 1, f"{turn.run} was confirmed by the broker and is lost")
+        if run is None:
             return
         self.require(not turn.trouble, 1, f"{turn.kind} {turn.run} ({run['status']}): {turn.trouble}")
         self.require(run["error_code"] in ALLOWED, 1, f"{turn.kind} {turn.run} failed: {run['error_code']}")
+        if not turn.accepted:
+            return
         tasks = {answer.body["task_id"] for answer in turn.answers if answer.status == 202}
         others = [answer.body for answer in turn.answers if answer.status != 202]
         self.require(set(statuses) == {202} and len(tasks) == 1, 6, f"{turn.run}: {statuses} {others}")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import aio_pika
 import aiohttp
+from aio_pika import Message
 
+from callboard_runtime.broker import topology
 from front_client import RUNS, Answer, FrontClient, Json, Reader, fresh, run_input
 from promises import ENDED
 from stack import Callboard
 
-KINDS = ("talk", "talk", "talk", "talk", "press", "launch", "fail", "cancel")
+KINDS = ("talk", "talk", "talk", "publish", "press", "launch", "fail", "cancel")
 FAILURES = ("500 0", "429 0", "garbage 0", "disconnect 2", "hang 2", "hang 0")
 
 
@@ -34,6 +40,7 @@ class Turn:
     shown: Json | None = None  # the run as it was at the end
     trouble: str = ""
     doing: str = "posting"
+    published: bool = False  # confirmed by the broker
 
     @property
     def seen(self) -> list[str]:
@@ -49,13 +56,19 @@ class Load:
     """A number of users who take turns in sessions of their own, one after the other."""
 
     def __init__(
-        self, callboard: Callboard, chance: random.Random, sessions: int, turns: int, end_within: float
+        self,
+        callboard: Callboard,
+        chance: random.Random,
+        sessions: int,
+        turns: int,
+        end_within: float,
+        kinds: Sequence[str] = KINDS,
     ) -> None:
         """A turn whose run has not ended `end_within` seconds after it was accepted is given up, and a violation."""
         self.turns: list[Turn] = []
         self.user = fresh("user")
         self._callboard, self._chance = callboard, chance
-        self._sessions, self._turns, self._end_within = sessions, turns, end_within
+        self._sessions, self._turns, self._end_within, self._kinds = sessions, turns, end_within, kinds
 
     async def run(self) -> None:
         """Take all turns; returns when each has ended or was given up."""
@@ -75,9 +88,10 @@ class Load:
             await asyncio.sleep(self._chance.random() * 0.3)
 
     def _make(self, thread: str) -> Turn:
-        kind, key, run = self._chance.choice(KINDS), fresh("key"), fresh("run")
+        kind, key, run = self._chance.choice(self._kinds), fresh("key"), fresh("run")
         text = {
             "talk": f"key:{key} talk {self._chance.randrange(10, 500)}",
+            "publish": f"key:{key} talk {self._chance.randrange(10, 300)}",
             "cancel": f"key:{key} talk 800",
             "press": f"key:{key} press",
             "launch": f"key:{key} launch",
@@ -87,6 +101,8 @@ class Load:
         return Turn(key, kind, thread, run, body)
 
     async def _take(self, client: FrontClient, turn: Turn) -> None:
+        if turn.kind == "publish":
+            await self._publish(client, turn)
         copies = self._chance.choice((1, 1, 3))
         turn.answers = list(await asyncio.gather(*(client.post_until_taken(turn.body) for _ in range(copies))))
         if not turn.accepted:
@@ -100,6 +116,25 @@ class Load:
         if turn.kind == "launch":
             await self._approve(client, turn)
         turn.shown = await client.run(turn.run)
+
+    async def _publish(self, client: FrontClient, turn: Turn) -> None:
+        """Ask over the broker, which confirms; nobody waits for a reply, or asks again before it is there."""
+        turn.doing, token = "publishing", client.headers["Authorization"]
+        message = Message(json.dumps(turn.body).encode(), headers={"authorization": token}, delivery_mode=2)
+        async with asyncio.timeout(self._end_within):
+            while not await self._confirmed(message):  # noqa: ASYNC110 - another process's state
+                await asyncio.sleep(0.2)  # as long as the broker is away
+            turn.published, turn.doing = True, "waiting for what was published"
+            while (await client._insist("GET", f"{RUNS}/{turn.run}")).status == 404:  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.2)  # between two looks
+
+    async def _confirmed(self, message: Message) -> bool:
+        with suppress(Exception):  # whatever it is, it is no confirmation
+            async with asyncio.timeout(10), await aio_pika.connect(self._callboard.urls.amqp) as connection:
+                exchange = await (await connection.channel()).get_exchange(topology.INGRESS_EXCHANGE)
+                await exchange.publish(message, "run")
+                return True
+        return False
 
     async def _cancel(self, client: FrontClient, turn: Turn) -> Answer:
         await asyncio.sleep(self._chance.random() * 2)
@@ -120,23 +155,26 @@ class Load:
 
     async def _approve(self, client: FrontClient, turn: Turn) -> None:
         """Answer what the run asks until it ends: twice the same, and once something else afterwards."""
+        answers: list[Json] = []
+        path = f"{RUNS}/{turn.run}/resume"
         for _ in range(4):
             shown = await client.run(turn.run)
             if shown["status"] in ENDED:
-                return
+                break
             interrupts = turn.readers[-1].frames[-1].event.get("outcome", {}).get("interrupts", [])
             if not interrupts:
-                return
+                break
             # What was being done when its process died is asked about, too: say that it failed.
             answers = [{"interrupt_id": item["id"], "status": "approved"} for item in interrupts]
-            path, turn.doing = f"{RUNS}/{turn.run}/resume", "resuming"
+            turn.doing = "resuming"
             turn.resumes = [await self._resume(client, path, answers) for _ in range(2)]
             if turn.resumes[0].status == 409:  # an unknown outcome is no approval
                 answers = [{"interrupt_id": item["id"], "status": "fail"} for item in interrupts]
                 turn.resumes = [await self._resume(client, path, answers) for _ in range(2)]
             await self._next_leg(client, turn)
-        rejected = [{**answer, "status": "rejected"} for answer in answers]
-        turn.wrong_resume = await self._resume(client, path, rejected)
+        if answers:
+            rejected = [{**answer, "status": "rejected"} for answer in answers]
+            turn.wrong_resume = await self._resume(client, path, rejected)
 
     async def _resume(self, client: FrontClient, path: str, answers: list[Json]) -> Answer:
         for _ in range(100):

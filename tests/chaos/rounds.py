@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from callboard_runtime.embedded.launch import launch_command
 from callboard_runtime.persistence import migrate
+from chaos import witness
 from chaos.blows import Blows, Servers
 from chaos.checker import PROMISES, Checker
-from chaos.load import Load
+from chaos.load import KINDS, Load
 from services import TcpProxy
 from services.postgres import Databases
 from services.session import Services
@@ -25,6 +27,8 @@ from stack import Callboard, Urls, Zygote, _environment
 
 HERE = Path(__file__).parent
 SILENT_AFTER = 3.0  # seconds
+# Longer than the others wait: two heartbeats of the broker and one look for an actor, `silent_after` for a worker.
+FROZEN_FOR = {"actors": 11.0, "worker": SILENT_AFTER + 2, "http": 4.0}
 PROCESSES = {"http": 2, "actors": 2, "worker": 2}
 SETTINGS = {
     "CALLBOARD_ACTORS__SILENT_AFTER": str(SILENT_AFTER),
@@ -33,6 +37,7 @@ SETTINGS = {
     "CALLBOARD_HTTP__HEARTBEAT": "1",
     "CALLBOARD_RUNS__CANCEL_GRACE": "2",
     "CALLBOARD_RUNS__DEADLINE": "90",
+    "CALLBOARD_ACTORS__MAX_MAILBOX": "300",
     "CALLBOARD_LLM__FIRST_TOKEN_TIMEOUT": "2",
     "CALLBOARD_LLM__TIMEOUT": "10",
     "CALLBOARD_LLM__RETRIES": "4",
@@ -68,6 +73,9 @@ class Result:
     seconds: float = 0.0
     reconnects: int = 0
     calls: int = 0
+    lost: int = 0  # calls that died with their process, as estimates
+    refused: int = 0  # commands that found a queue full
+    cost: Decimal = Decimal(0)
 
     def add(self, load: Load, blows: Blows, checker: Checker) -> None:
         self.turns += len(load.turns)
@@ -77,6 +85,9 @@ class Result:
         self.examined.update(checker.examined)
         self.reconnects += sum(reader.connections - 1 for turn in load.turns for reader in turn.readers)
         self.calls += len(checker.tables.rows["llm_calls"])
+        self.lost += sum(row["status"] == "lost" for row in checker.tables.of("llm_calls"))
+        self.refused += blows.refused
+        self.cost += checker.cost
         for promise, what in checker.broken.items():
             self.broken.setdefault(promise, []).extend(what)
 
@@ -86,6 +97,7 @@ class Installation:
 
     def __init__(self, callboard: Callboard, servers: Servers) -> None:
         self.callboard, self.servers = callboard, servers
+        self._wanted: list[str] = []  # blows that are still to come, before any comes again
 
     async def round(
         self,
@@ -98,12 +110,13 @@ class Installation:
         result: Result,
         end_within: float = 120.0,
         first: Sequence[str] = (),
+        kinds: Sequence[str] = KINDS,
     ) -> None:
         """Load, blows (those of `first` to begin with), mend, check; a run must end within `end_within` seconds."""
         began, chance = time.monotonic(), random.Random(seed)
         await asyncio.to_thread(lambda: self.callboard.ensure(**PROCESSES))
-        load = Load(self.callboard, chance, sessions, turns, end_within)
-        striking = Blows(self.callboard, self.servers, random.Random(seed + 1), SILENT_AFTER + 2)
+        load = Load(self.callboard, chance, sessions, turns, end_within, kinds)
+        striking = Blows(self.callboard, self.servers, random.Random(seed + 1), FROZEN_FOR, self._wanted)
         working, pauses = asyncio.create_task(load.run()), random.Random(seed + 2)
         for number in range(blows):
             await asyncio.sleep(0.2 + pauses.random() * 1.5)  # the seed's own rhythm; nothing is waited for
@@ -113,7 +126,8 @@ class Installation:
         await striking.mend(PROCESSES)
         await working
         await self._at_rest(load, end_within / 3)
-        checker = Checker(self.callboard, load, sessions * sum(striking.counts.values()))
+        deaths = sessions * sum(striking.counts.values())
+        checker = Checker(self.callboard, load, deaths, SILENT_AFTER)
         await checker.check()
         result.add(load, striking, checker)
         result.seconds += time.monotonic() - began
@@ -144,6 +158,7 @@ async def installation(
     )
     database = await asyncio.to_thread(Databases(postgres.url).create)
     await asyncio.to_thread(migrate.upgrade, database)
+    await witness.call(database)
     amqp = (await asyncio.to_thread(rabbit.create_vhost)).replace("heartbeat=10", "heartbeat=3")
     direct = Urls(database, amqp, redis.next_database())
     async with AsyncExitStack() as stack:
