@@ -39,6 +39,8 @@ class Subscription:
     it in the log.
     """
 
+    __slots__ = ("_chunks", "_held", "_leg", "_limit", "_loop", "_waiter", "key", "look", "newest", "trace")
+
     def __init__(self, key: LegKey | SessionKey, limit: int) -> None:
         self.key = key
         self.look = False  # the log knows something that was not delivered here
@@ -46,7 +48,7 @@ class Subscription:
         self.trace: str | None = None  # what sent the first batch that arrived live, if it is traced
         self._leg = (str(key.run_id), key.leg) if isinstance(key, LegKey) else None  # None: all of them
         self._limit, self._held = limit, 0
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: deque[Chunk] | None = None  # an empty one takes more room than all the rest
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
 
@@ -58,6 +60,8 @@ class Subscription:
         self._held += len(chunk.body)
         if self._held > self._limit:
             self._overflow()
+        elif self._chunks is None:
+            self._chunks = deque((chunk,))
         else:
             self._chunks.append(chunk)
         self._wake()
@@ -73,6 +77,8 @@ class Subscription:
             return None
         chunk = self._chunks.popleft()
         self._held -= len(chunk.body)
+        if not self._chunks:
+            self._chunks = None
         return chunk
 
     async def wait(self, seconds: float) -> bool:
@@ -84,6 +90,7 @@ class Subscription:
                 await self._waiter
             finally:
                 timer.cancel()
+                self._waiter = None
         return bool(self._chunks or self.look)
 
     def _wake(self) -> None:
@@ -92,7 +99,7 @@ class Subscription:
 
     def _overflow(self) -> None:
         LAGGING_READERS.inc()
-        self._chunks.clear()
+        self._chunks = None
         self._held = 0
         self.look = True
 

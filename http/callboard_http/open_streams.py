@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 
 from callboard_http.reader import LegReader
 from callboard_runtime.errors import LimitExceeded, Unavailable
@@ -28,20 +28,20 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._readers)
 
-    @contextlib.contextmanager
-    def holding(self, reader: LegReader, user_id: str, *, resumable: bool) -> Generator[None]:
-        """Count the reader while it is followed; raises Unavailable or LimitExceeded before anything is sent."""
+    def add(self, reader: LegReader, user_id: str, *, resumable: bool) -> None:
+        """Count the reader until `remove`; raises Unavailable or LimitExceeded before anything is sent."""
         self._check(user_id)
         self._readers[reader] = resumable
         self._users[user_id] += 1
         self._none.clear()
-        try:
-            yield
-        finally:
-            del self._readers[reader]
-            self._users -= Counter((user_id,))
-            if not self._readers:
-                self._none.set()
+
+    def remove(self, reader: LegReader, user_id: str) -> None:
+        del self._readers[reader]
+        self._users[user_id] -= 1
+        if not self._users[user_id]:
+            del self._users[user_id]
+        if not self._readers:
+            self._none.set()
 
     async def drain(self) -> None:
         """Send readers with a cursor to another front at once; let the others reach their end, for a while."""

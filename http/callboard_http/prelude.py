@@ -25,9 +25,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prelude:
-    """`unsure` is what it shows beyond the log; `announced`: the leg's own RUN_STARTED, still to come, is told."""
+    """`unsure` is what it shows beyond the log; `announced`: the leg's own RUN_STARTED, still to come, is told.
 
-    chunks: tuple[Chunk, ...]
+    Whoever tells the chunks takes them away: a stream must not hold a whole conversation for as long as it is open.
+    """
+
+    chunks: list[Chunk]
     position: EventId
     unsure: Chunk | None = None
     announced: bool = False
@@ -39,7 +42,7 @@ async def prelude(moment: Moment, tail: TailStore | None) -> Prelude:
         position = EventId(moment.end.epoch, moment.end.seq - 1)  # the closing event itself is read from the log
         return Prelude(_numbered(_events(moment, ()), position), position)
     if not moment.started:
-        return Prelude((Chunk.unlogged(*_events(moment, ())),), ORIGIN, announced=True)
+        return Prelude([Chunk.unlogged(*_events(moment, ()))], ORIGIN, announced=True)
     beyond = await _beyond_log(moment, tail)
     position = beyond.last if beyond else moment.log
     seen = [chunk for chunk in (moment.shown, beyond) if chunk is not None]
@@ -74,10 +77,10 @@ def _events(moment: Moment, seen: Sequence[Chunk]) -> list[AguiEvent]:
     return [run_started(moment.thread_id, moment.client_run_id), *scene.events()]
 
 
-def _numbered(events: Sequence[AguiEvent], position: EventId) -> tuple[Chunk, Chunk]:
+def _numbered(events: Sequence[AguiEvent], position: EventId) -> list[Chunk]:
     """The events as chunks, the last of which has the id from which one goes on."""
     *first, last = events
-    return Chunk.unlogged(*first), Chunk(position.epoch, position.seq, to_line(last).encode())
+    return [Chunk.unlogged(*first), Chunk(position.epoch, position.seq, to_line(last).encode())]
 
 
 async def _beyond_log(moment: Moment, tail: TailStore | None) -> Chunk | None:

@@ -89,7 +89,7 @@ class LegReader:
         self._begun = self._ended = self._stopped = self._blind = False
         self._misses = 0  # looks in a row that found nothing of what is known to be missing
         self._next_look = 0.0
-        self._prelude = prelude.chunks if prelude else ()
+        self._prelude = prelude.chunks if prelude else []
         self._announced = prelude is not None and prelude.announced
         if prelude and prelude.unsure is not None:
             self._shown.add(prelude.unsure)
@@ -100,9 +100,8 @@ class LegReader:
         It also ends when this reader has to be told anew where the leg stands. Never raises for an outage.
         """
         self._live.poke()
-        for chunk in self._prelude:
-            yield chunk
-        self._prelude = ()
+        while self._prelude:
+            yield self._prelude.pop(0)
         try:
             await self._sources.hub.add(self._live)
             while not (self._ended or self._stopped):

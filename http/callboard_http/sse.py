@@ -7,9 +7,9 @@ Out: `id: <epoch>-<seq>\\ndata: {…}\\n\\n`, framed by LF alone; a clean end af
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
-from typing import Self
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -40,47 +40,61 @@ async def stream(
     response: web.StreamResponse, chunks: AsyncGenerator[Chunk | None], form: Form, metrics: Metrics
 ) -> None:
     """Write chunks until they end; one write per chunk. A client that went away, or stalls, ends it, too."""
-    closed = False
-    with StallWatch(response) as watch, contextlib.suppress(ConnectionError):
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                await watch.write(KEEP_ALIVE if chunk is None else form(chunk).frames)
-                if chunk is not None:
-                    metrics.events_sent += chunk.last.seq - chunk.first + 1
-                    closed = chunk.closing
+    closed, writes = False, Writes.here()
+    try:
+        async for chunk in chunks:
+            await writes.write(response, KEEP_ALIVE if chunk is None else form(chunk).frames)
+            if chunk is not None:
+                metrics.events_sent += chunk.last.seq - chunk.first + 1
+                closed = chunk.closing
         if not closed:
-            await watch.write(RETRY)
+            await writes.write(response, RETRY)
         await response.write_eof()
+    except ConnectionError:
+        pass
+    finally:
+        await chunks.aclose()
 
 
-class StallWatch:
-    """Writes, waiting while the client's socket is full; cuts a client that takes nothing for `STALLED` seconds.
+class Writes:
+    """The writes of this event loop that wait for their clients; one timer for all of them cuts those that stall.
 
-    So one chunk is all that is held for it. Raises ConnectionError when the client is gone.
+    A client that takes nothing for `STALLED` seconds is given up, so one chunk is all that is held for it.
     """
 
-    def __init__(self, response: web.StreamResponse) -> None:
-        self._response = response
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None  # when the write under way began
+    _of_loops: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Writes]] = WeakKeyDictionary()
 
-    def __enter__(self) -> Self:
-        self._timer = self._loop.call_later(STALLED / 2, self._look)
-        return self
+    def __init__(self) -> None:
+        self._began: dict[web.StreamResponse, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+    @classmethod
+    def here(cls) -> Writes:
+        loop = asyncio.get_running_loop()
+        if loop not in cls._of_loops:
+            cls._of_loops[loop] = cls()
+        return cls._of_loops[loop]
 
-    async def write(self, data: bytes) -> None:
-        self._since = self._loop.time()
-        await self._response.write(data)
-        self._since = None
+    async def write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Return when the client's socket is no longer full; raises ConnectionError when the client is gone."""
+        loop = asyncio.get_running_loop()
+        self._began[response] = loop.time()
+        self._timer = self._timer or loop.call_later(STALLED / 2, self._look)
+        try:
+            await response.write(data)
+        finally:
+            del self._began[response]
 
     def _look(self) -> None:
-        """One timer per stream, instead of a timeout around every write."""
-        if self._since is not None and self._loop.time() - self._since > STALLED:
-            request = self._response._req  # pyright: ignore[reportPrivateUsage]
-            if request is not None and request.transport is not None:
-                STALLED_READERS.inc()
-                request.transport.abort()
-        self._timer = self._loop.call_later(STALLED / 2, self._look)
+        loop = asyncio.get_running_loop()
+        for response, began in list(self._began.items()):
+            if loop.time() - began > STALLED:
+                _cut(response)
+        self._timer = loop.call_later(STALLED / 2, self._look) if self._began else None
+
+
+def _cut(response: web.StreamResponse) -> None:
+    request = response._req  # pyright: ignore[reportPrivateUsage]
+    if request is not None and request.transport is not None:
+        STALLED_READERS.inc()
+        request.transport.abort()

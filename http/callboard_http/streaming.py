@@ -80,9 +80,13 @@ async def follow(
         buffer=settings.reader_buffer_bytes,
         prelude=place.prelude,
     )
-    with deps.streams.holding(reader, user_id, resumable=resumable), following(reader):
-        response = await open_stream(request)
-        await stream(response, reader.chunks(), _form(protocol), deps.metrics)
+    deps.streams.add(reader, user_id, resumable=resumable)
+    try:
+        with following(reader):
+            response = await open_stream(request)
+            await stream(response, reader.chunks(), _form(protocol), deps.metrics)
+    finally:
+        deps.streams.remove(reader, user_id)
     return response
 
 
@@ -90,15 +94,22 @@ async def show(
     request: web.Request, key: LegKey, user_id: str, *, protocol: str | None, resumable: bool
 ) -> web.StreamResponse:
     """The leg as it stands, told in a prelude, and what follows of it. Raises NotFound, Gone."""
+    told = await _told(request, key)
+    if isinstance(told, Place):
+        return await follow(request, told, user_id, protocol=protocol, resumable=resumable)
+    return await tell(request, told, protocol=protocol)
+
+
+async def _told(request: web.Request, key: LegKey) -> Place | list[Chunk]:
+    """The prelude and from where to read on; of a leg that ended, all there is to tell."""
     services = request.app[SERVICES]
     moment = await Moments(services.engine).of_leg(key)
     if moment is None:
         raise NotFound("there is no such run any more")
     told = await prelude(moment, services.sources.tail)
     if moment.end is not None:
-        return await tell(request, [*told.chunks, ending(moment, moment.end)], protocol=protocol)
-    place = Place(key, told.position, told)
-    return await follow(request, place, user_id, protocol=protocol, resumable=resumable)
+        return [*told.chunks, ending(moment, moment.end)]
+    return Place(key, told.position, told)
 
 
 async def tell(request: web.Request, chunks: Iterable[Chunk], *, protocol: str | None) -> web.StreamResponse:
