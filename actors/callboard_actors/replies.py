@@ -89,9 +89,15 @@ def _start(decided: Decided, command: c.StartRun) -> c.Reply:
         return c.refusal(NotRunnable())
     number = known.number if known else decided.facts.attempts + 1
     opening = known.opening if known else _opening(decided.events)
+    begun = bool(command.steps) and all(step.key in run.open_steps for step in command.steps)
     return c.Reply(
         answer=c.StartAnswer(
-            epoch=decided.after.epoch, attempt=number, leg=run.leg, opening=opening, deadline=run.deadline
+            epoch=decided.after.epoch,
+            attempt=number,
+            leg=run.leg,
+            opening=opening,
+            deadline=run.deadline,
+            begun=begun,
         )
     )
 

@@ -49,7 +49,7 @@ KILLS = (
     Kill("inside_tool", unknown="result", outcomes=("superseded", "paused", "finished")),
     Kill("after_tool", unknown="result", outcomes=("superseded", "paused", "finished")),
     Kill("after_tool_record"),
-    Kill("before_end"),
+    Kill("before_end", requests=3, lost=1),  # the record of the last answer travels with the end
     Kill("after_end", outcomes=("finished",)),
 )
 

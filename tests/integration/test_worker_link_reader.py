@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from callboard_runtime.domain.state_snapshot import PendingToolCall, StateSnapsh
 from callboard_runtime.errors import NotFound, Unavailable
 from callboard_runtime.persistence import tables
 from callboard_runtime.persistence.database import create_engine, transaction
-from callboard_runtime.persistence.run_reader import read_brief
+from callboard_runtime.persistence.run_reader import read_brief, read_first_brief
 
 SESSION, EARLIER, RUN = uuid.UUID(int=1), uuid.UUID(int=2), uuid.UUID(int=3)
 
@@ -172,3 +173,24 @@ async def test_an_outage_reads_as_unavailable() -> None:
     away = create_engine("postgresql+asyncpg://u:p@127.0.0.1:1/none", pool=0)
     with pytest.raises(Unavailable):
         await read_brief(away, RUN, start(), 1000)
+
+
+async def test_a_run_that_nobody_attempted_can_be_read_before_its_grant(
+    engine: AsyncEngine, config: RuntimeConfig
+) -> None:
+    await fill(engine, config)
+    ahead = await read_first_brief(engine, RUN, 1000)
+    granted = await read_brief(engine, RUN, start(epoch=6), 1000)
+    assert ahead is not None
+    assert replace(ahead, epoch=granted.epoch) == granted
+
+
+async def test_a_run_that_was_attempted_or_is_gone_is_not_read_ahead(
+    engine: AsyncEngine, config: RuntimeConfig
+) -> None:
+    await fill(engine, config)
+    row = {"attempt_id": uuid.uuid4(), "run_id": RUN, "session_id": SESSION, "leg": 1, "epoch": 5, "process": "w"}
+    async with transaction(engine) as connection:
+        await connection.execute(insert(tables.RunAttemptRow).values(**row))
+    assert await read_first_brief(engine, RUN, 1000) is None
+    assert await read_first_brief(engine, uuid.uuid4(), 1000) is None

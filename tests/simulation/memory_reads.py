@@ -173,6 +173,18 @@ async def read_brief(db: Database, run_id: UUID, answer: c.StartAnswer, _tokens:
     return await db.ask(lambda tables: _read_brief(tables, run_id, answer))
 
 
+async def read_first_brief(db: Database, run_id: UUID, _tokens: int) -> RunBrief | None:
+    """In place of `callboard_runtime.persistence.run_reader.read_first_brief`."""
+    return await db.ask(lambda tables: _read_first_brief(tables, run_id))
+
+
+def _read_first_brief(tables: Tables, run_id: UUID) -> RunBrief | None:
+    if (run_id,) not in tables.rows["runs"] or tables.of("run_attempts", run_id=run_id):
+        return None
+    opening = EventBatch(epoch=0, first_seq=1, lines=())
+    return _read_brief(tables, run_id, c.StartAnswer(epoch=2**62, attempt=1, leg=1, opening=opening))
+
+
 def _read_brief(tables: Tables, run_id: UUID, answer: c.StartAnswer) -> RunBrief:
     run = tables.rows["runs"].get((run_id,))
     if run is None:

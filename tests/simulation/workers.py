@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
 from types import ModuleType
@@ -72,6 +73,7 @@ class SimWorker:
         await self.process.latency()
         await self.process.point()
         self.waking -= 1
+        PROCESS.set(self.process)
         try:
             await run_service.execute_run(session_id, run_id, leg, self.services)
         finally:
@@ -121,7 +123,7 @@ class ScriptedCrew:
         self._unsent: list[StepRecord] = []
         self._plan = str(brief.input.messages[-1].content).split()
         self._world = WORLDS[asyncio.get_running_loop()]
-        self._process: Process = attempt._commands._link.process  # type: ignore[attr-defined]
+        self._process = PROCESS.get()
 
     def stop(self, reason: Literal["cancel", "release"]) -> None:
         self._signal.stop(reason)
@@ -161,10 +163,11 @@ class ScriptedCrew:
             return
         self._signal.check()
         await self._attempt.begin(_model_step(key))
-        message_id = f"{self._brief.run_id}-{key}-{self._brief.epoch}"
+        epoch = self._attempt.hold.epoch
+        message_id = f"{self._brief.run_id}-{key}-{epoch}"
         try:
             with self._signal.interruptible():
-                await self._process.call(lambda: self._world.provider_called(self._brief, key))
+                await self._process.call(lambda: self._world.provider_called(self._brief.run_id, key, epoch))
                 await self._stream_words(message_id)
         except RunCancelling:
             self._stream.text_ended(message_id)
@@ -224,6 +227,9 @@ def _usage(*, estimated: bool = False) -> CallUsage:
         provider="p", model="m", input_tokens=INPUT_TOKENS, output_tokens=2, cost=cost, estimated=estimated
     )
 
+
+PROCESS: ContextVar[Process] = ContextVar("process")
+"""Where the crew of a run is at work."""
 
 WORLDS: dict[asyncio.AbstractEventLoop, World] = {}
 """The world of each running loop: Conductor makes the crew, and has no place to hand it one."""

@@ -32,7 +32,6 @@ from callboard_runtime.domain import events as e
 from callboard_runtime.domain.ids import partition_of, session_uuid
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.entry import attempt, conduct, run_service
-from callboard_runtime.entry.brief import RunBrief
 from callboard_runtime.settings import ActorSettings, RunSettings, Settings
 from callboard_runtime.stream import guard
 from simulation import memory_reads, workers
@@ -332,15 +331,15 @@ class World:
             case _:
                 return True
 
-    def provider_called(self, brief: RunBrief, key: str) -> None:
+    def provider_called(self, run_id: UUID, key: str, epoch: int) -> None:
         # A frozen attempt that does not know yet that it was superseded may still ask: its row is closed as lost.
-        rows = self.tables.of("run_steps", run_id=brief.run_id, key=key)
-        done = [row for row in rows if row["status"] == "recorded" and row["epoch"] <= brief.epoch]
-        self.require(not done, 9, f"{key} of {brief.run_id} was asked again after it was recorded")
-        deleted = (brief.run_id,) not in self.tables.rows["runs"]
-        begun = (brief.run_id, key, brief.epoch) in self.tables.rows["llm_calls"]
-        self.require(begun or deleted, 9, f"{key} of {brief.run_id} was asked without a row")
-        self.provider.append((brief.run_id, key, brief.epoch))
+        rows = self.tables.of("run_steps", run_id=run_id, key=key)
+        done = [row for row in rows if row["status"] == "recorded" and row["epoch"] <= epoch]
+        self.require(not done, 9, f"{key} of {run_id} was asked again after it was recorded")
+        deleted = (run_id,) not in self.tables.rows["runs"]
+        begun = (run_id, key, epoch) in self.tables.rows["llm_calls"]
+        self.require(begun or deleted, 9, f"{key} of {run_id} was asked without a row")
+        self.provider.append((run_id, key, epoch))
 
     def tool_started(self, call_id: str) -> None:
         self.require(call_id not in self.tools, 7, f"tool call {call_id} was started twice")
@@ -365,6 +364,7 @@ def patched(world: World) -> Iterator[None]:
             stack.enter_context(mock.patch.object(gather, name, replacement))
         stack.enter_context(mock.patch.object(gather, "resolve_rows", return_value=config))
         stack.enter_context(mock.patch.object(run_service, "read_brief", memory_reads.read_brief))
+        stack.enter_context(mock.patch.object(run_service, "read_first_brief", memory_reads.read_first_brief))
         stack.enter_context(mock.patch.object(guard, "monotonic", world.loop.time))
         stack.enter_context(mock.patch.object(uuid, "uuid4", new_uuid))
         stack.enter_context(mock.patch.object(commander, "uuid4", new_uuid))

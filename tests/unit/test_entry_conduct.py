@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from callboard_runtime.agui.stream import RunStream
 from callboard_runtime.crew.pause import ReplayDiverged, RunReleased
 from callboard_runtime.domain.event_batch import ORIGIN
 from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.entry.attempt import Halt, Hold
-from callboard_runtime.entry.conduct import Conductor
+from callboard_runtime.entry.conduct import Conductor, set_going
 from callboard_runtime.entry.running import RunningAttempts
 from callboard_runtime.errors import CallboardError, StaleEpoch, TooLarge, Unavailable
 from callboard_runtime.settings import RunSettings, Settings, WorkerSettings
@@ -123,7 +124,9 @@ async def conduct(
     monkeypatch.setitem(sys.modules, "callboard_runtime.crew.runtime", SimpleNamespace(CrewAIRuntime=crew))
     settings = Settings(runs=RunSettings(cancel_grace=0.02), worker=WorkerSettings(drain=0.02))
     brief: Any = SimpleNamespace(run_id=uuid.UUID(int=2))
-    conducting = asyncio.create_task(Conductor(books, Sink(), settings).conduct(brief))  # type: ignore[arg-type]
+    stream = RunStream(Sink())
+    play = set_going(brief, books, stream, settings)  # type: ignore[arg-type]
+    conducting = asyncio.create_task(Conductor(books, stream, settings).conduct(play))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     if halt is not None:
         books.halt(halt)
@@ -221,7 +224,7 @@ async def test_an_end_that_cannot_be_told_is_left_to_others(
 
 async def test_a_run_that_cannot_be_read_fails() -> None:
     books = Books()
-    await Conductor(books, Sink(), Settings()).conduct(ValueError("config"))  # type: ignore[arg-type]
+    await Conductor(books, RunStream(Sink()), Settings()).conduct(ValueError("config"))  # type: ignore[arg-type]
     assert books.told == [("finish", "WORKER_ERROR")]
 
 

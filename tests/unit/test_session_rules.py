@@ -137,10 +137,16 @@ class History:
         if active is None:
             return False
         attempt = uuid.UUID(int=self.random.getrandbits(128))
-        reply = self.send(self.model.start(attempt, leg=active.leg))
+        steps = (self.step(),) if self.random.random() < 0.5 else ()
+        reply = self.send(self.model.start(attempt, leg=active.leg).but(steps=steps))
         if not isinstance(reply, c.Reply) or not isinstance(reply.answer, c.StartAnswer):
             return False
-        self.workers.append(Worker(active.run_id, attempt, reply.answer))
+        worker = Worker(active.run_id, attempt, reply.answer)
+        assert reply.answer.begun == (bool(steps) and reply.answer.attempt == 1), "steps begin with the first attempt"
+        if reply.answer.begun:
+            worker.steps.append(steps[0].key)
+            self.granted += 1
+        self.workers.append(worker)
         return True
 
     def some_worker(self) -> Worker | None:
@@ -184,23 +190,29 @@ class History:
         worker = self.some_worker()
         if worker is None:
             return
-        step = c.StepBegin(
-            key=self.name("s"), kind="model", name="answer", digest="d", provider="p", model="m", input_tokens=10,
-            input_price="0.001", output_price="0.002",
-        )  # fmt: skip
+        step = self.step()
         reply = self.work(worker, c.BeginStep, steps=(step,))
         if isinstance(reply, c.Reply) and isinstance(reply.answer, c.StepAnswer) and not reply.answer.cancelling:
             worker.steps.append(step.key)
             self.granted += 1
 
+    def step(self) -> c.StepBegin:
+        return c.StepBegin(
+            key=self.name("s"), kind="model", name="answer", digest="d", provider="p", model="m", input_tokens=10,
+            input_price="0.001", output_price="0.002",
+        )  # fmt: skip
+
     def record(self) -> None:
         worker = self.some_worker()
-        if worker is None or not worker.steps:
-            return
+        if worker is not None and worker.steps:
+            self.work(worker, c.RecordStep, **self.outcome(worker))
+
+    def outcome(self, worker: Worker) -> dict[str, object]:
+        """What the worker's newest step came to, for any command that takes it along."""
         usage = CallUsage(provider="p", model="m", input_tokens=10, output_tokens=5, cost=Decimal("0.02"))
         key = worker.steps.pop()
         message = NewMessage(message_id=f"answer-{key}", role="assistant", content="word")
-        self.work(worker, c.RecordStep, records=(c.StepRecord(key=key, usage=usage),), messages=(message,))
+        return {"records": (c.StepRecord(key=key, usage=usage),), "messages": (message,)}
 
     def finish(self, worker: Worker | None = None) -> None:
         worker = worker or self.some_worker()
@@ -208,7 +220,8 @@ class History:
             worker.show(*worker.open.closings())
             failed = self.random.random() < 0.2
             status, code = (RunStatus.FAILED, "MODEL_AUTH") if failed else (RunStatus.SUCCEEDED, None)
-            self.work(worker, c.FinishRun, status=status, error_code=code)
+            held = self.outcome(worker) if worker.steps and self.random.random() < 0.5 else {}
+            self.work(worker, c.FinishRun, status=status, error_code=code, **held)
             self.dismiss(worker)
 
     def release(self) -> None:

@@ -56,6 +56,8 @@ def _grant(turn: Turn, command: StartRun) -> None:
     turn.say(e.AttemptStarted(run.run_id, run.leg, command.attempt_id, command.process, epoch, deadline))
     opening = _reopening(turn) if run.leg_started else _clean_opening(turn)
     turn.commit_events(turn.number(opening))
+    if command.steps and not turn.facts.attempts:
+        turn.say(e.StepsBegun(run.run_id, epoch, command.steps))
 
 
 def _clean_opening(turn: Turn) -> list[AguiEvent]:

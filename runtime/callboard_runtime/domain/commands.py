@@ -83,16 +83,6 @@ class DeleteSession(_Command):
 # -- from workers -----------------------------------------------------------------------------------------------------
 
 
-class StartRun(_Command):
-    """A task execution asks for the run; `attempt_id` is minted once per execution."""
-
-    type: Literal["StartRun"] = "StartRun"
-    run_id: UUID
-    leg: int = Field(ge=1)
-    attempt_id: UUID
-    process: str
-
-
 class _AttemptCommand(_Command):
     run_id: UUID
     epoch: int = Field(ge=1)
@@ -113,6 +103,20 @@ class StepBegin(Frozen):
     input_price: str | None = None
     output_price: str | None = None
     tool_call_id: str | None = None
+
+
+class StartRun(_Command):
+    """A task execution asks for the run; `attempt_id` is minted once per execution.
+
+    `steps` begin with it if this is the run's first attempt: any other has a journal to replay first.
+    """
+
+    type: Literal["StartRun"] = "StartRun"
+    run_id: UUID
+    leg: int = Field(ge=1)
+    attempt_id: UUID
+    process: str
+    steps: tuple[StepBegin, ...] = ()
 
 
 class StepRecord(Frozen):
@@ -209,9 +213,18 @@ class ExpireToolCalls(_Command):
     type: Literal["ExpireToolCalls"] = "ExpireToolCalls"
 
 
+class PruneSession(_Command):
+    """Something of this session's ended runs is past its retention: what ended before each time goes."""
+
+    type: Literal["PruneSession"] = "PruneSession"
+    events_before: datetime | None = None
+    journals_before: datetime | None = None
+    runs_before: datetime | None = None
+
+
 ClientCommand = AcceptRun | AcceptResume | CancelRun | DeleteSession
 AttemptCommand = BeginStep | RecordStep | AppendEvents | RequestTools | FinishRun | ReleaseRun
-SweeperCommand = ReapAttempt | EnforceDeadline | FailRun | ExpireToolCalls
+SweeperCommand = ReapAttempt | EnforceDeadline | FailRun | ExpireToolCalls | PruneSession
 Command = ClientCommand | StartRun | AttemptCommand | SweeperCommand
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
@@ -266,7 +279,10 @@ class RunAnswer(Frozen):
 
 
 class StartAnswer(Frozen):
-    """The attempt holds `epoch`; `opening` is already committed and is the first thing to publish."""
+    """The attempt holds `epoch`; `opening` is already committed and is the first thing to publish.
+
+    `begun`: the steps that the command named are granted, too.
+    """
 
     type: Literal["start"] = "start"
     epoch: int
@@ -274,6 +290,7 @@ class StartAnswer(Frozen):
     leg: int
     opening: EventBatch
     deadline: datetime | None = None
+    begun: bool = False
 
 
 class StepAnswer(Frozen):

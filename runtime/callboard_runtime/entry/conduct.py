@@ -1,6 +1,6 @@
 """Conducts a granted attempt: starts the crew, stops it when told, and tells the actor how it came out.
 
-In:  a RunBrief and the Attempt that holds its epoch
+In:  a crew that was set going, and the Attempt that holds its epoch
 Out: FinishRun, RequestTools or ReleaseRun; nothing at all once the epoch is lost
 """
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from callboard_runtime.agui.stream import RunStream
+from callboard_runtime.crew.ports import Journal
 from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.entry.attempt import Attempt, Halt
 from callboard_runtime.entry.brief import RunBrief
 from callboard_runtime.errors import CallboardError, Fenced, StaleEpoch, Unavailable
 from callboard_runtime.observe.worker import PAUSES
 from callboard_runtime.settings import Settings
-from callboard_runtime.stream.emitter import EventEmitter
 
 if TYPE_CHECKING:
     from callboard_runtime.crew.runtime import CrewAIRuntime, CrewOutcome
@@ -38,21 +39,39 @@ _KEEP_PARTIAL = (Halt.CANCELLED, Halt.DEADLINE)
 """The run ends here, so that half an answer counts; after a release the whole answer is asked for again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Play:
+    """A crew that was set going."""
+
+    runtime: CrewAIRuntime
+    crew: asyncio.Task[CrewOutcome]
+
+
+def set_going(brief: RunBrief, journal: Journal, stream: RunStream, settings: Settings) -> Play | Exception:
+    """The crew of a run, at work from here on; or why it cannot be made, with which the run must end."""
+    try:
+        from callboard_runtime.crew.runtime import CrewAIRuntime  # late: seconds to import, for workers only
+
+        runtime = CrewAIRuntime(brief, journal, stream, settings)
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        return error
+    return Play(runtime, asyncio.create_task(runtime.run(), name=f"crew-{brief.run_id}"))
+
+
 class Conductor:
     """Runs one attempt to its end. Belongs to the worker's event loop."""
 
-    def __init__(self, attempt: Attempt, emitter: EventEmitter, settings: Settings) -> None:
-        self._attempt, self._settings = attempt, settings
-        self._stream = RunStream(emitter)
+    def __init__(self, attempt: Attempt, stream: RunStream, settings: Settings) -> None:
+        self._attempt, self._stream, self._settings = attempt, stream, settings
         self._timers: list[asyncio.TimerHandle] = []
 
-    async def conduct(self, brief: RunBrief | Exception) -> str:
+    async def conduct(self, play: Play | Exception) -> str:
         """Returns when the actor knows how the attempt ended, or when it is not ours to say. Never raises.
 
         What is returned names the end, for those who watch: `finished`, `paused`, `cancelled`, `released`, `failed`,
         `deadline` or `lost`.
         """
-        ending: Ending = brief if isinstance(brief, Exception) else await self._play(brief)
+        ending: Ending = play if isinstance(play, Exception) else await self._watch(play)
         try:
             await self._tell(ending)
         except (StaleEpoch, Unavailable) as error:
@@ -76,19 +95,12 @@ class Conductor:
             return "released"
         return "cancelled" if reason is Halt.CANCELLED else "failed"
 
-    async def _play(self, brief: RunBrief) -> Ending:
+    async def _watch(self, play: Play) -> Ending:
         """The crew's outcome, or the exception that ended it."""
-        try:
-            from callboard_runtime.crew.runtime import CrewAIRuntime  # late: seconds to import, for workers only
-
-            runtime = CrewAIRuntime(brief, self._attempt, self._stream, self._settings)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run must end with it
-            return error
-        crew = asyncio.create_task(runtime.run(), name=f"crew-{brief.run_id}")
-        ending = await self._supervise(crew, runtime)
+        ending = await self._supervise(play.crew, play.runtime)
         if isinstance(ending, asyncio.CancelledError) and self._attempt.halt_reason in _KEEP_PARTIAL:
             with contextlib.suppress(CallboardError):
-                await runtime.settle()
+                await play.runtime.settle()
         return ending
 
     async def _supervise(self, crew: asyncio.Task[CrewOutcome], runtime: CrewAIRuntime) -> Ending:

@@ -16,20 +16,22 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from callboard_runtime.agui.stream import RunStream
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.domain.commands import StartAnswer, StartRun
 from callboard_runtime.domain.event_batch import ORIGIN
 from callboard_runtime.domain.ids import new_id, utcnow
+from callboard_runtime.entry.ahead import Ahead
 from callboard_runtime.entry.attempt import Attempt, Hold
 from callboard_runtime.entry.brief import RunBrief
-from callboard_runtime.entry.conduct import Conductor
+from callboard_runtime.entry.conduct import Conductor, Play, set_going
 from callboard_runtime.entry.running import RunningAttempts
 from callboard_runtime.errors import AttemptAlive, NotFound, NotRunnable, Refused, Unavailable
 from callboard_runtime.observe.logs import run_named
 from callboard_runtime.observe.spans import leg_span
 from callboard_runtime.observe.tracing import Span
 from callboard_runtime.observe.worker import LEGS
-from callboard_runtime.persistence.run_reader import read_brief
+from callboard_runtime.persistence.run_reader import read_brief, read_first_brief
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.emitter import EventEmitter, Leg
 from callboard_runtime.stream.guard import GuardedTail
@@ -74,9 +76,38 @@ async def execute_run(session_id: UUID, run_id: UUID, leg: int, services: Worker
         return
     with services.attempts.listed(attempt_id), run_named(session_id, run_id):
         start = StartRun(session_id=session_id, run_id=run_id, leg=leg, attempt_id=attempt_id, process=services.process)
-        answer = await _ask_for_epoch(start, services.commands)
-        if answer is not None:
-            await _conduct(start, answer, services)
+        brief = await _unattempted(start, services) if leg == 1 else None
+        if brief is not None:
+            await _start_ahead(start, brief, services)
+        elif (answer := await _ask_for_epoch(start, services.commands)) is not None:
+            await _start(start, answer, services)
+
+
+async def _unattempted(start: StartRun, services: WorkerServices) -> RunBrief | None:
+    """The brief of a run that nobody has attempted: its first step can be asked for together with its epoch."""
+    try:
+        return await read_first_brief(services.engine, start.run_id, services.settings.runs.history_tokens)
+    except Exception as error:  # noqa: BLE001 - whatever it is: the way that asks for the epoch first deals with it
+        logger.debug("run %s is not read ahead: %s", start.run_id, type(error).__name__, extra={"action": "no_ahead"})
+        return None
+
+
+async def _start_ahead(start: StartRun, brief: RunBrief, services: WorkerServices) -> None:
+    with _span(start, 1, brief) as span:
+        ahead = Ahead(brief, services.settings)
+        try:
+            start = start.but(steps=await ahead.first_steps())
+            answer = await _ask_for_epoch(start, services.commands)
+            if answer is None:
+                span.note({"callboard.outcome": "refused"})
+            elif answer.attempt == 1:
+                attempt, emitter = _open_attempt(start, answer, brief, services)
+                ahead.granted(attempt, emitter, begun=answer.begun)
+                await _conduct(start, attempt, ahead.stream, ahead.play, span, services)
+        finally:
+            await ahead.drop()
+    if answer is not None and answer.attempt > 1:  # somebody was faster and is gone already: there is a journal now
+        await _start(start, answer, services)
 
 
 async def _ask_for_epoch(start: StartRun, commands: CommandClient) -> StartAnswer | None:
@@ -93,7 +124,8 @@ async def _ask_for_epoch(start: StartRun, commands: CommandClient) -> StartAnswe
     return None
 
 
-async def _conduct(start: StartRun, answer: StartAnswer, services: WorkerServices) -> None:
+async def _start(start: StartRun, answer: StartAnswer, services: WorkerServices) -> None:
+    """Go on from a grant: read the run, and replay what was recorded of it."""
     try:
         brief = await _read(start, answer, services)
     except NotFound:
@@ -102,22 +134,30 @@ async def _conduct(start: StartRun, answer: StartAnswer, services: WorkerService
     except Exception as error:
         logger.exception("run %s cannot be read", start.run_id, extra={"action": "run_unreadable"})
         brief = error
-    with _span(start, answer, brief) as span:
+    with _span(start, answer.attempt, brief) as span:
         attempt, emitter = _open_attempt(start, answer, brief, services)
-        services.attempts.granted(start.attempt_id, attempt)
-        try:
-            outcome = await Conductor(attempt, emitter, services.settings).conduct(brief)
-        finally:
-            await attempt.close()
-        span.note({"callboard.outcome": outcome})
-        LEGS.labels(outcome).inc()
+        stream = RunStream(emitter)
+        play = brief if isinstance(brief, Exception) else set_going(brief, attempt, stream, services.settings)
+        await _conduct(start, attempt, stream, play, span, services)
 
 
-def _span(start: StartRun, answer: StartAnswer, brief: RunBrief | Exception) -> Span:
+async def _conduct(
+    start: StartRun, attempt: Attempt, stream: RunStream, play: Play | Exception, span: Span, services: WorkerServices
+) -> None:
+    services.attempts.granted(start.attempt_id, attempt)
+    try:
+        outcome = await Conductor(attempt, stream, services.settings).conduct(play)
+    finally:
+        await attempt.close()
+    span.note({"callboard.outcome": outcome})
+    LEGS.labels(outcome).inc()
+
+
+def _span(start: StartRun, attempt: int, brief: RunBrief | Exception) -> Span:
     agent, asked, former = "unreadable", None, None
     if isinstance(brief, RunBrief):
         agent, asked, former = brief.agent_id, brief.trace, brief.former_trace
-    return leg_span(agent, start.session_id, start.run_id, answer.leg, answer.attempt, asked, former)
+    return leg_span(agent, start.session_id, start.run_id, start.leg, attempt, asked, former)
 
 
 async def _read(start: StartRun, answer: StartAnswer, services: WorkerServices) -> RunBrief:

@@ -119,7 +119,9 @@ class WorkerLoop:
         control = await ControlConsumer.connect(amqp_url, self.process, self.attempts.cancel)
         stack.push_async_callback(control.close)
         self._control = control
-        return WorkerServices(settings, self.process, commands, lanes, tail, engine, self.attempts)
+        # What it reads of a run is pinned: a transaction would only be two more round trips.
+        reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        return WorkerServices(settings, self.process, commands, lanes, tail, reading, self.attempts)
 
 
 def process_id() -> str:

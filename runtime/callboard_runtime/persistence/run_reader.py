@@ -6,10 +6,12 @@ Out: a RunBrief
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, Select, bindparam, exists, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import aliased
@@ -27,6 +29,7 @@ from callboard_runtime.persistence.tables import (
     EventSegmentRow,
     MessageRow,
     PinnedConfigRow,
+    RunAttemptRow,
     RunLegRow,
     RunRow,
     RunStepRow,
@@ -34,31 +37,50 @@ from callboard_runtime.persistence.tables import (
 )
 
 _LEAST_TOKENS = 5  # no message is estimated lower, so no more messages than this can fit into a budget
+_ANY_EPOCH = 2**62  # no session comes that far
 
 
 async def read_brief(engine: AsyncEngine, run_id: UUID, answer: StartAnswer, history_tokens: int) -> RunBrief:
     """The brief of the granted leg; raises Unavailable for an outage, NotFound when the run was deleted meanwhile."""
+    first_attempt = answer.leg == 1 and answer.attempt == 1
     async with connect(engine) as connection:
-        row = await _run(connection, run_id, answer)
-        first_attempt = answer.leg == 1 and answer.attempt == 1
+        row = await _run(connection, run_id, answer.leg, answer.epoch)
+        if row is None:
+            raise NotFound("the run is gone")
         journal = () if first_attempt else await _journal(connection, run_id)
         messages = await _messages(connection, row, history_tokens)
+    brief = _brief(row, pin_history(messages, run_id, history_tokens), answer.leg)
+    return replace(brief, epoch=answer.epoch, attempt=answer.attempt, deadline=answer.deadline, journal=journal)
+
+
+async def read_first_brief(engine: AsyncEngine, run_id: UUID, history_tokens: int) -> RunBrief | None:
+    """The brief of a run's first attempt, as far as it is known before its grant: without epoch and deadline.
+
+    None if the run was attempted before, or does not exist. Raises Unavailable for an outage.
+    """
+    async with connect(engine) as connection:
+        row = await _run(connection, run_id, 1, _ANY_EPOCH)
+        if row is None or row.attempted:
+            return None
+        messages = await _messages(connection, row, history_tokens)
+    return _brief(row, pin_history(messages, run_id, history_tokens), 1)
+
+
+def _brief(row: Row[*tuple[Any, ...]], history: tuple[HistoryMessage, ...], leg: int) -> RunBrief:
     snapshot = StateSnapshot.load(row.state_snapshot or {})
     return RunBrief(
         session_id=row.session_id,
-        run_id=run_id,
+        run_id=row.id,
         user_id=row.user_id,
         thread_id=row.thread_id,
         leg_run_id=row.leg_run_id,
         agent_id=row.agent_id,
-        leg=answer.leg,
-        epoch=answer.epoch,
-        attempt=answer.attempt,
+        leg=leg,
+        epoch=0,
+        attempt=1,
         config=RuntimeConfig.model_validate(row.config),
         input=RunInput.model_validate(row.input),
-        history=pin_history(messages, run_id, history_tokens),
-        journal=journal,
-        deadline=answer.deadline,
+        history=history,
         initial_state=row.initial_state,
         shared_state=snapshot.shared_state,
         answers=snapshot.pending_tool_calls,
@@ -68,17 +90,43 @@ async def read_brief(engine: AsyncEngine, run_id: UUID, answer: StartAnswer, his
     )
 
 
-async def _run(connection: AsyncConnection, run_id: UUID, answer: StartAnswer) -> Row[*tuple[Any, ...]]:
+async def _run(connection: AsyncConnection, run_id: UUID, leg: int, epoch: int) -> Row[*tuple[Any, ...]] | None:
+    """The row of a run's leg, with the last event of any epoch before this one."""
+    return (await connection.execute(_run_query(), {"run": run_id, "leg": leg, "epoch": epoch})).first()
+
+
+async def _journal(connection: AsyncConnection, run_id: UUID) -> tuple[JournalRow, ...]:
+    return tuple(JournalRow(*row) for row in await connection.execute(_journal_query(), {"run": run_id}))
+
+
+async def _messages(connection: AsyncConnection, row: Row[*tuple[Any, ...]], budget: int) -> list[Remembered]:
+    """The newest messages that could fit, oldest first."""
+    bounds = {"session": row.session_id, "seq": row.history_seq or 0, "most": budget // _LEAST_TOKENS + 1}
+    newest_first = [_remembered(message) for message in await connection.execute(_messages_query(), bounds)]
+    return newest_first[::-1]
+
+
+def _remembered(row: Row[*tuple[Any, ...]]) -> Remembered:
+    message = HistoryMessage(row.role, row.content, tuple(row.tool_calls or ()), row.tool_call_id, row.name)
+    return Remembered(row.run_id, message)
+
+
+# -- the statements: made once, as making one takes longer than running it --------------------------------------------
+
+
+@cache
+def _run_query() -> Select[*tuple[Any, ...]]:
     leg, first_leg, former_leg = aliased(RunLegRow), aliased(RunLegRow), aliased(RunLegRow)
     before = (
         select(EventSegmentRow.epoch, EventSegmentRow.last_seq)
-        .where(EventSegmentRow.session_id == RunRow.session_id, EventSegmentRow.epoch < answer.epoch)
+        .where(EventSegmentRow.session_id == RunRow.session_id, EventSegmentRow.epoch < bindparam("epoch"))
         .order_by(EventSegmentRow.epoch.desc(), EventSegmentRow.first_seq.desc())
         .limit(1)
         .lateral("before")
     )
-    query = (
+    return (
         select(
+            RunRow.id,
             RunRow.session_id,
             RunRow.user_id,
             RunRow.agent_id,
@@ -94,22 +142,20 @@ async def _run(connection: AsyncConnection, run_id: UUID, answer: StartAnswer) -
             before.c.last_seq.label("before_seq"),
             leg.traceparent.label("trace"),
             former_leg.traceparent.label("former_trace"),
+            exists().where(RunAttemptRow.run_id == RunRow.id).label("attempted"),
         )
         .join(SessionRow, SessionRow.id == RunRow.session_id)
         .outerjoin(PinnedConfigRow, PinnedConfigRow.digest == RunRow.config_digest)
-        .join(leg, (leg.run_id == RunRow.id) & (leg.leg == answer.leg))
+        .join(leg, (leg.run_id == RunRow.id) & (leg.leg == bindparam("leg")))
         .join(first_leg, (first_leg.run_id == RunRow.id) & (first_leg.leg == 1))
-        .outerjoin(former_leg, (former_leg.run_id == RunRow.id) & (former_leg.leg == answer.leg - 1))
+        .outerjoin(former_leg, (former_leg.run_id == RunRow.id) & (former_leg.leg == bindparam("leg") - 1))
         .outerjoin(before, before.c.epoch.is_not(None))
-        .where(RunRow.id == run_id)
+        .where(RunRow.id == bindparam("run"))
     )
-    row = (await connection.execute(query)).first()
-    if row is None:
-        raise NotFound("the run is gone")
-    return row
 
 
-async def _journal(connection: AsyncConnection, run_id: UUID) -> tuple[JournalRow, ...]:
+@cache
+def _journal_query() -> Select[*tuple[Any, ...]]:
     columns = (
         RunStepRow.key,
         RunStepRow.kind,
@@ -121,33 +167,26 @@ async def _journal(connection: AsyncConnection, run_id: UUID) -> tuple[JournalRo
         RunStepRow.tool_call_id,
         RunStepRow.error,
     )
-    query = select(*columns).where(RunStepRow.run_id == run_id).order_by(RunStepRow.position)
-    return tuple(JournalRow(*row) for row in await connection.execute(query))
+    return select(*columns).where(RunStepRow.run_id == bindparam("run")).order_by(RunStepRow.position)
 
 
-async def _messages(connection: AsyncConnection, row: Row[*tuple[Any, ...]], budget: int) -> list[Remembered]:
-    """The newest messages that could fit, oldest first."""
-    query = (
-        select(
-            MessageRow.run_id,
-            MessageRow.role,
-            MessageRow.content,
-            MessageRow.tool_calls,
-            MessageRow.tool_call_id,
-            MessageRow.name,
-        )
+@cache
+def _messages_query() -> Select[*tuple[Any, ...]]:
+    columns = (
+        MessageRow.run_id,
+        MessageRow.role,
+        MessageRow.content,
+        MessageRow.tool_calls,
+        MessageRow.tool_call_id,
+        MessageRow.name,
+    )
+    return (
+        select(*columns)
         .where(
-            MessageRow.session_id == row.session_id,
-            MessageRow.seq <= (row.history_seq or 0),
+            MessageRow.session_id == bindparam("session"),
+            MessageRow.seq <= bindparam("seq"),
             MessageRow.withdrawn.is_(False),
         )
         .order_by(MessageRow.seq.desc())
-        .limit(budget // _LEAST_TOKENS + 1)
+        .limit(bindparam("most"))
     )
-    newest_first = [_remembered(message) for message in await connection.execute(query)]
-    return newest_first[::-1]
-
-
-def _remembered(row: Row[*tuple[Any, ...]]) -> Remembered:
-    message = HistoryMessage(row.role, row.content, tuple(row.tool_calls or ()), row.tool_call_id, row.name)
-    return Remembered(row.run_id, message)
