@@ -52,7 +52,9 @@ ATTEMPTS_ENDED = counter("callboard_attempts_ended_total", "Attempts that ended.
 TOOL_ANSWERS = counter("callboard_tool_answers_total", "Pending tool calls that were settled.", "status", on="actors")
 OUTBOX_SENT = counter("callboard_outbox_sent_total", "Outbox rows sent.", "kind", on="actors")
 
-OWNED = gauge("callboard_actors_owned_partitions", "Partitions whose commands arrive here.", on="actors")
+OWNED = gauge(
+    "callboard_actors_owned_partitions", "Partitions of this process; one is taken when a command arrives.", on="actors"
+)
 WAITING = gauge("callboard_actors_waiting_commands", "Commands in the mailboxes of this process.", on="actors")
 WAKEUPS_WAITING = gauge(
     "callboard_actors_waiting_wakeups", "Wake-ups that this process holds until slots are free.", on="actors"

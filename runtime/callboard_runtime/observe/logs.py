@@ -57,7 +57,11 @@ class Redactor:
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
     def __call__(self, text: str) -> str:
-        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+        return text if self._pattern is None else self._pattern.sub(_hidden, text)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return f":{HIDDEN}@" if found[0].startswith(":") and found[0].endswith("@") else HIDDEN
 
 
 def _secrets(value: object) -> Iterator[str]:
@@ -65,14 +69,13 @@ def _secrets(value: object) -> Iterator[str]:
         for part in {**dict(value), **(value.model_extra or {})}.values():
             yield from _secrets(part)
     elif isinstance(value, SecretStr):
-        text = value.get_secret_value()
-        yield from (part for part in _parts(text) if len(part) >= SHORTEST)
+        yield from _parts(value.get_secret_value())
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """Of a URL only the password is secret: its host belongs into an error message."""
-    if "://" not in secret:
+    """Of a URL only the password is secret, where it stands before the host; that belongs into an error message."""
+    if "://" in secret:
+        password = urlsplit(secret).password or ""
+        yield from (f":{form}@" for form in (password, unquote(password)) if form)
+    elif len(secret) >= SHORTEST:
         yield secret
-    elif password := urlsplit(secret).password:
-        yield password
-        yield unquote(password)
