@@ -6,7 +6,7 @@ In: a session's snapshot and its next command. Out: `Facts`. Worker commands on 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -17,8 +17,9 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from callboard_actors.facts import Facts, KnownAttempt, KnownRun, Policy, Takeover
+from callboard_actors.look import Found
 from callboard_runtime.agui.open_parts import OpenParts
-from callboard_runtime.config.loader import Rows, fetch_rows, resolve_rows
+from callboard_runtime.config.loader import Rows, resolve_rows
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import EventBatch
 from callboard_runtime.domain.ids import run_uuid, utcnow
@@ -31,20 +32,28 @@ from callboard_runtime.stream.tail import TailStore
 logger = logging.getLogger(__name__)
 
 NO_READS = (c.BeginStep, c.RecordStep, c.AppendEvents)
+Source = AsyncConnection | Found
+"""Where to read: the database, or what one look at it found; the latter only as far as no long reads are needed."""
+
 MAY_FORCE = (c.AcceptRun, c.CancelRun, c.StartRun, c.ReapAttempt, c.EnforceDeadline, c.FailRun)
 
 
-class AgentRows:
-    """`system_agents`, read at most once for a group of commands."""
+class Agents:
+    """The configurations that new runs of a group are pinned to; `rows` reads system_agents, at most once."""
 
-    def __init__(self, db: AsyncConnection) -> None:
-        self._db = db
-        self._rows: Rows | None = None
+    def __init__(self, settings: Settings, rows: Callable[[], Awaitable[Rows]]) -> None:
+        self._settings, self._rows = settings, rows
+        self._known: Rows | None = None
+        self._resolved: dict[str, dict[str, Any]] = {}
 
-    async def read(self) -> Rows:
-        if self._rows is None:
-            self._rows = await fetch_rows(self._db)
-        return self._rows
+    async def config(self, agent_id: str) -> dict[str, Any]:
+        """Raises Refused for an unknown workflow or a wrong configuration."""
+        found = self._resolved.get(agent_id)
+        if found is None:
+            if self._known is None:
+                self._known = await self._rows()
+            found = self._resolved[agent_id] = resolve_rows(self._known, agent_id, self._settings).to_json()
+        return found
 
 
 class Gatherer:
@@ -60,20 +69,31 @@ class Gatherer:
             return bool(snapshot.queue)
         return not isinstance(command, NO_READS)
 
+    def needs_long_reads(self, snapshot: StateSnapshot, command: c.Command) -> bool:
+        """Whether one look, for which the command alone says what to look at, does not suffice."""
+        if not self.needs_reads(snapshot, command):
+            return False
+        if snapshot.queue or isinstance(command, c.AcceptResume):
+            return True
+        if isinstance(command, c.StartRun) and snapshot.active is not None:
+            run = snapshot.active
+            return run.attempt_id is not None or run.leg_started or run.leg > 1
+        return isinstance(command, MAY_FORCE) and snapshot.active is not None
+
     def bare(self) -> Facts:
         return Facts(now=utcnow(), policy=self._policy)
 
-    async def gather(
-        self, db: AsyncConnection, agents: AgentRows, snapshot: StateSnapshot, command: c.Command
-    ) -> Facts:
+    async def gather(self, db: Source, agents: Agents, snapshot: StateSnapshot, command: c.Command) -> Facts:
         """Raises Unavailable (through the caller's connection) when the database is away."""
         facts = self.bare()
         if isinstance(command, c.AcceptRun | c.CancelRun):
             facts = replace(facts, run=await _known_run(db, command.user_id, command.run_id))
         if isinstance(command, c.AcceptResume):
             known = await _known_run(db, snapshot.user_id, command.run_id or command.leg_run_id)
-            settled = await _settled_calls(db, command)
-            facts = replace(facts, run=known or await _run_of_calls(db, snapshot.user_id, settled), settled=settled)
+            settled = await _settled_calls(_database(db), command)
+            facts = replace(
+                facts, run=known or await _run_of_calls(_database(db), snapshot.user_id, settled), settled=settled
+            )
         if isinstance(command, c.AcceptRun) and facts.run is None:
             facts = await self._for_new_run(agents, facts, command)
         if isinstance(command, c.StartRun):
@@ -84,16 +104,13 @@ class Gatherer:
             facts = replace(facts, next_input=await _run_input(db, snapshot.queue[0].run_id))
         return replace(facts, known_messages=await _known_messages(db, command, facts))
 
-    async def _for_new_run(self, agents: AgentRows, facts: Facts, command: c.AcceptRun) -> Facts:
+    async def _for_new_run(self, agents: Agents, facts: Facts, command: c.AcceptRun) -> Facts:
         try:
-            config = resolve_rows(await agents.read(), command.agent_id, self._settings)
+            return replace(facts, config=await agents.config(command.agent_id))
         except Refused as error:
             return replace(facts, config_error=error)
-        return replace(facts, config=config.model_dump(mode="json"))
 
-    async def _for_start(
-        self, db: AsyncConnection, facts: Facts, snapshot: StateSnapshot, command: c.StartRun
-    ) -> Facts:
+    async def _for_start(self, db: Source, facts: Facts, snapshot: StateSnapshot, command: c.StartRun) -> Facts:
         run = snapshot.active
         known = await _known_attempt(db, command)
         attempts = await _count_attempts(db, command.run_id)
@@ -101,21 +118,21 @@ class Gatherer:
         if run is None or run.leg_started:
             return facts
         if run.leg > 1:
-            facts = replace(facts, takeover=Takeover(transcript=await _transcript(db, command.session_id)))
+            facts = replace(facts, takeover=Takeover(transcript=await _transcript(_database(db), command.session_id)))
         return replace(facts, input=await _run_input(db, run.run_id))
 
     async def _for_takeover(
-        self, db: AsyncConnection, facts: Facts, snapshot: StateSnapshot, run: ActiveRun, command: c.Command
+        self, db: Source, facts: Facts, snapshot: StateSnapshot, run: ActiveRun, command: c.Command
     ) -> Facts:
         if run.attempt_id is not None:
-            alive = await _is_alive(db, run.attempt_id, self._settings.actors.silent_after)
+            alive = await _is_alive(_database(db), run.attempt_id, self._settings.actors.silent_after)
             facts = replace(facts, attempt_alive=alive)
         if not _takes_epoch(facts, run, command):
             return facts
         tail = await self._fenced_tail(snapshot, command.session_id) if run.attempt_id is not None else None
-        shown = await _leg_events(db, command.session_id, run)
+        shown = await _leg_events(_database(db), command.session_id, run)
         parts = OpenParts.of(event for batch in [*shown, *([tail] if tail else [])] for _, event in batch.events())
-        transcript = await _transcript(db, command.session_id) if run.leg_started else ()
+        transcript = await _transcript(_database(db), command.session_id) if run.leg_started else ()
         return replace(facts, takeover=Takeover(tail, parts, transcript))
 
     async def _fenced_tail(self, snapshot: StateSnapshot, session_id: UUID) -> EventBatch | None:
@@ -129,6 +146,12 @@ class Gatherer:
             return None
         rest = tail.after(snapshot.log_seq)
         return rest if rest.lines else None
+
+
+def _database(db: Source) -> AsyncConnection:
+    """The database itself, which long reads are made on."""
+    assert not isinstance(db, Found)
+    return db
 
 
 def _takes_epoch(facts: Facts, run: ActiveRun, command: c.Command) -> bool:
@@ -151,10 +174,10 @@ async def _run_of_calls(db: AsyncConnection, user_id: str, calls: Mapping[str, P
     return await _known_run(db, user_id, "", UUID(run)) if run else None
 
 
-async def _known_run(
-    db: AsyncConnection, user_id: str, client_run_id: str, run_id: UUID | None = None
-) -> KnownRun | None:
+async def _known_run(db: Source, user_id: str, client_run_id: str, run_id: UUID | None = None) -> KnownRun | None:
     """The run that has, or one of whose legs had, this runId; or the one of this internal id."""
+    if isinstance(db, Found):
+        return db.runs.get(run_uuid(user_id, client_run_id))
     names = {"id": run_id or run_uuid(user_id, client_run_id), "u": user_id, "c": client_run_id}
     rows = (await db.execute(_KNOWN_RUN, names)).all()
     if not rows:
@@ -196,7 +219,9 @@ _SETTLED = text(
 )
 
 
-async def _known_attempt(db: AsyncConnection, command: c.StartRun) -> KnownAttempt | None:
+async def _known_attempt(db: Source, command: c.StartRun) -> KnownAttempt | None:
+    if isinstance(db, Found):
+        return db.attempts.get(command.attempt_id)
     row = (await db.execute(_KNOWN_ATTEMPT, {"a": command.attempt_id})).one_or_none()
     if row is None:
         return None
@@ -213,11 +238,15 @@ _KNOWN_ATTEMPT = text(
 )
 
 
-async def _count_attempts(db: AsyncConnection, run_id: UUID) -> int:
+async def _count_attempts(db: Source, run_id: UUID) -> int:
+    if isinstance(db, Found):
+        return db.counts[run_id]
     return (await db.execute(text("SELECT count(*) FROM run_attempts WHERE run_id = :r"), {"r": run_id})).scalar_one()
 
 
-async def _run_input(db: AsyncConnection, run_id: UUID) -> RunInput | None:
+async def _run_input(db: Source, run_id: UUID) -> RunInput | None:
+    if isinstance(db, Found):
+        return db.inputs[run_id]
     stored = (await db.execute(text("SELECT input FROM runs WHERE id = :r"), {"r": run_id})).scalar_one_or_none()
     return RunInput.model_validate(stored) if stored is not None else None
 
@@ -275,10 +304,12 @@ _TRANSCRIPT = text(
 )
 
 
-async def _known_messages(db: AsyncConnection, command: c.Command, facts: Facts) -> frozenset[str]:
+async def _known_messages(db: Source, command: c.Command, facts: Facts) -> frozenset[str]:
     ids = list(_named_messages(command, facts))
     if not ids:
         return frozenset()
+    if isinstance(db, Found):
+        return db.messages.get(command.session_id, frozenset())
     found = await db.execute(_KNOWN_MESSAGES, {"s": command.session_id, "ids": ids})
     return frozenset(row.message_id for row in found)
 

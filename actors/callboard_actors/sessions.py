@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -24,21 +24,15 @@ NEW = Held(StateSnapshot(), 0)
 class Sessions:
     """A bounded cache in order of use; what is in it is committed."""
 
-    def __init__(self, load: Callable[[Sequence[UUID]], Awaitable[Mapping[UUID, Held]]], limit: int) -> None:
-        self._load = load
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held: OrderedDict[UUID, Held] = OrderedDict()
 
-    async def read(self, ids: Sequence[UUID]) -> dict[UUID, Held]:
-        """The states of `ids`, from memory or from one look at the store; raises Unavailable."""
-        missing = [session_id for session_id in ids if session_id not in self._held]
-        known = {session_id: self._held[session_id] for session_id in ids if session_id in self._held}
-        if missing:
-            known |= await self._load(missing)
-            for session_id in missing:
-                if session_id in known:
-                    self.replace(session_id, known[session_id])
-        return {session_id: known.get(session_id, NEW) for session_id in ids}
+    def get(self, session_id: UUID) -> Held | None:
+        held = self._held.get(session_id)
+        if held is not None:
+            self._held.move_to_end(session_id)
+        return held
 
     def replace(self, session_id: UUID, held: Held) -> None:
         self._held[session_id] = held

@@ -1,22 +1,25 @@
-"""What a partition's mailboxes read and write: the one seam between them and PostgreSQL and Redis.
+"""What the work on commands reads and writes: the one seam between it and PostgreSQL and Redis.
 
-In: sessions to load, commands that need facts, decided groups. Out: states, facts, outbox rows that are durable.
+In: commands that need facts, decided groups. Out: states, facts, outbox rows that are durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from callboard_actors.commit import Versioned, commit
+from callboard_actors.commit import Fences, Versioned, commit
+from callboard_actors.connections import Connections
 from callboard_actors.facts import Facts
-from callboard_actors.gather import AgentRows, Gatherer
-from callboard_actors.sessions import Held
+from callboard_actors.gather import Agents, Gatherer
+from callboard_actors.look import Found, look
+from callboard_actors.sessions import NEW, Held
 from callboard_actors.writes import OutboxItem
+from callboard_runtime.config.loader import Rows, fetch_rows
 from callboard_runtime.domain.commands import Command
 from callboard_runtime.domain.state_snapshot import StateSnapshot
 from callboard_runtime.persistence.database import connect
@@ -25,20 +28,24 @@ from callboard_runtime.stream.tail import TailStore
 
 
 class Store(Protocol):
-    """Every method raises Unavailable while the database is away."""
+    """Every coroutine raises Unavailable while the database is away."""
 
-    async def load(self, ids: Sequence[UUID]) -> Mapping[UUID, Held]:
-        """The stored ones of these sessions."""
+    def at_hand(self, snapshot: StateSnapshot, command: Command) -> Facts | None:
+        """The facts of a command whose decision needs no look at the store; None if it does."""
         ...
 
-    async def gather(self, asked: Sequence[tuple[StateSnapshot, Command]]) -> list[Facts]:
-        """What each command's decision needs beyond the snapshot, in the given order."""
+    async def look(self, asked: Sequence[tuple[Held | None, Command]]) -> list[tuple[Held, Facts | None]]:
+        """States of the sessions, where not held, and facts; None for a command that needs `gather`."""
         ...
 
-    async def commit(self, partition: int, partition_epoch: int, group: Sequence[Versioned]) -> list[OutboxItem]:
+    async def gather(self, snapshot: StateSnapshot, command: Command) -> Facts:
+        """What a command's decision needs beyond the snapshot, however long that takes to read."""
+        ...
+
+    async def commit(self, fences: Fences, group: Sequence[Versioned]) -> list[OutboxItem]:
         """Write the group, all of it or nothing; returns the outbox rows written.
 
-        Raises FencedOut when the partition or one of the sessions has another writer, RunIdTaken when a run id is
+        Raises PartitionsLost when a partition or one of the sessions has another writer, RunIdTaken when a run id is
         another session's; after Unavailable nobody knows whether the group was written.
         """
         ...
@@ -49,38 +56,42 @@ class Store(Protocol):
 
 
 class PostgresStore:
-    """The store of a real actor process."""
+    """The store of a real actor process; `connections` for what every command needs, `engine` for the rest."""
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, tail: TailStore) -> None:
-        self._engine, self._tail = engine, tail
+    def __init__(self, engine: AsyncEngine, connections: Connections, settings: Settings, tail: TailStore) -> None:
+        self._engine, self._connections, self._settings, self._tail = engine, connections, settings, tail
         self._announce = settings.events.enabled
         self._gatherer = Gatherer(settings, tail)
 
-    async def load(self, ids: Sequence[UUID]) -> Mapping[UUID, Held]:
-        async with connect(self._engine) as db:
-            rows = (await db.execute(_LOAD, {"ids": list(ids)})).all()
-        return {row.id: Held(StateSnapshot.load(row.state_snapshot), row.state_version) for row in rows}
+    def at_hand(self, snapshot: StateSnapshot, command: Command) -> Facts | None:
+        return None if self._gatherer.needs_reads(snapshot, command) else self._gatherer.bare()
 
-    async def gather(self, asked: Sequence[tuple[StateSnapshot, Command]]) -> list[Facts]:
-        gatherer = self._gatherer
-        wanting = [gatherer.needs_reads(snapshot, command) for snapshot, command in asked]
-        if not any(wanting):
-            return [gatherer.bare() for _ in asked]
-        async with connect(self._engine) as db:
-            agents = AgentRows(db)
-            return [
-                await gatherer.gather(db, agents, snapshot, command) if reads else gatherer.bare()
-                for (snapshot, command), reads in zip(asked, wanting, strict=True)
-            ]
+    async def look(self, asked: Sequence[tuple[Held | None, Command]]) -> list[tuple[Held, Facts | None]]:
+        unknown = [command.session_id for held, command in asked if held is None]
+        found = await look(self._connections, unknown, [command for _, command in asked])
+        agents = Agents(self._settings, partial(_known, found.agents))
+        return [
+            await self._facts(found, agents, held or found.sessions.get(command.session_id, NEW), command)
+            for held, command in asked
+        ]
 
-    async def commit(self, partition: int, partition_epoch: int, group: Sequence[Versioned]) -> list[OutboxItem]:
-        return await commit(self._engine, partition, partition_epoch, group, announce=self._announce)
+    async def _facts(self, found: Found, agents: Agents, held: Held, command: Command) -> tuple[Held, Facts | None]:
+        if self._gatherer.needs_long_reads(held.snapshot, command):
+            return held, None
+        at_hand = self.at_hand(held.snapshot, command)
+        return held, at_hand or await self._gatherer.gather(found, agents, held.snapshot, command)
+
+    async def gather(self, snapshot: StateSnapshot, command: Command) -> Facts:
+        async with connect(self._engine) as db:
+            agents = Agents(self._settings, partial(fetch_rows, db))
+            return await self._gatherer.gather(db, agents, snapshot, command)
+
+    async def commit(self, fences: Fences, group: Sequence[Versioned]) -> list[OutboxItem]:
+        return await commit(self._connections, fences, group, announce=self._announce)
 
     async def forget(self, session_id: UUID) -> None:
         await self._tail.delete(session_id)
 
 
-_LOAD = text(
-    """SELECT id, COALESCE(state_snapshot, '{}'::jsonb) AS state_snapshot, state_version
-       FROM sessions WHERE id = ANY(:ids)"""
-)
+async def _known(rows: Rows) -> Rows:
+    return rows

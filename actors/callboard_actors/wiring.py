@@ -19,8 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors import metrics
 from callboard_actors.app import ActorApp, build_broker
+from callboard_actors.connections import Connections
 from callboard_actors.dead_letters import DeadLetterWatch
-from callboard_actors.mailbox import PartitionMailboxes, Services
+from callboard_actors.groups import CONNECTIONS, Groups, Services
+from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.publisher import ActorPublisher
 from callboard_actors.relay import OutboxRelay
 from callboard_actors.store import PostgresStore
@@ -116,8 +118,11 @@ async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: Asyn
     stack.push_async_callback(commands.close)
     relay = OutboxRelay(engine, settings, name, publisher, lanes, tail)
     stack.push_async_callback(relay.stop)
-    services = Services(PostgresStore(engine, settings, tail), settings, replier=publisher, committed=relay.committed)
-    app = ActorApp(build_broker(amqp_url, name), engine, settings, name, partial(_mailboxes, services))
+    connections = await Connections.open(settings, CONNECTIONS, name)
+    stack.push_async_callback(connections.close)
+    store = PostgresStore(engine, connections, settings, tail)
+    groups = Groups(Services(store, settings, replier=publisher, committed=relay.committed))
+    app = ActorApp(build_broker(amqp_url, name), engine, settings, name, partial(_mailboxes, groups))
     stack.push_async_callback(app.stop)
     await _until_there("the broker", app.start)
     checks: Mapping[str, Check] = {
@@ -128,8 +133,8 @@ async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: Asyn
     return ActorProcess(app, relay, Sweeper(engine, settings, commands), letters, checks, look)
 
 
-def _mailboxes(services: Services, partition: int, partition_epoch: int) -> PartitionMailboxes:
-    return PartitionMailboxes(partition, partition_epoch, services)
+def _mailboxes(groups: Groups, partition: int, partition_epoch: int) -> PartitionMailboxes:
+    return PartitionMailboxes(partition, partition_epoch, groups)
 
 
 async def _start_heartbeat(settings: Settings, name: str, stack: AsyncExitStack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,11 +16,13 @@ from callboard_runtime.domain.ids import new_id, partition_of
 from callboard_runtime.domain.state_snapshot import ActiveRun, StateSnapshot
 from callboard_runtime.domain.usage import UsageTotals
 from callboard_runtime.observe.tracing import HEADER
+from callboard_runtime.persistence.database import dump_json
 
 Row = dict[str, Any]
 
 KEYS = {
     "sessions": ("id",),
+    "pinned_configs": ("digest",),
     "runs": ("id",),
     "run_legs": ("run_id", "leg"),
     "run_attempts": ("attempt_id",),
@@ -156,7 +159,9 @@ def session_row(snapshot: StateSnapshot, now: datetime, *, said: bool, changed: 
 
 
 def _run_accepted(at: _At, event: e.RunAccepted) -> None:
-    run = event.run
+    run, config = event.run, dump_json(event.config)
+    digest = hashlib.sha256(config.encode()).hexdigest()
+    at.writes.insert("pinned_configs", {"digest": digest, "config": event.config})
     at.writes.insert(
         "runs",
         {
@@ -167,7 +172,7 @@ def _run_accepted(at: _At, event: e.RunAccepted) -> None:
             "agent_id": run.agent_id,
             "digest": event.digest,
             "input": event.input.model_dump(mode="json", exclude_defaults=True),
-            "config": event.config,
+            "config_digest": digest,
             "status": "queued",
         },
     )

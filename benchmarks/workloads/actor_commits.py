@@ -18,7 +18,9 @@ from benchmarks import meter
 from benchmarks.results import Result, Row, Table
 from benchmarks.sizes import Sizes
 from benchmarks.world import Stack, World, say
-from callboard_actors.mailbox import PartitionMailboxes, Services
+from callboard_actors.connections import Connections
+from callboard_actors.groups import CONNECTIONS, Groups, Services
+from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.settle import Envelope
 from callboard_actors.store import PostgresStore
 from callboard_actors.writes import OutboxItem
@@ -84,9 +86,9 @@ class _Replies:
 class _Actors:
     """Every partition of one process, without a broker."""
 
-    def __init__(self, epochs: dict[int, int], services: Services, replies: _Replies) -> None:
+    def __init__(self, epochs: dict[int, int], groups: Groups, replies: _Replies) -> None:
         self._replies = replies
-        self._mailboxes = [PartitionMailboxes(number, epochs[number], services) for number in range(PARTITIONS)]
+        self._mailboxes = [PartitionMailboxes(number, epochs[number], groups) for number in range(PARTITIONS)]
 
     async def send(self, command: c.Command) -> c.Answer:
         correlation = uuid.uuid4().hex
@@ -110,12 +112,14 @@ async def _actor(stack: Stack, sessions: int, name: str, group_size: int) -> Row
     async with engine.begin() as db:
         epochs = {row.partition: row.partition_epoch for row in await db.execute(text(TAKE))}
     replies = _Replies()
-    services = Services(PostgresStore(engine, settings, tail), settings, replies, _nothing)
-    actors = _Actors(epochs, services, replies)
+    connections = await Connections.open(settings, CONNECTIONS, "bench")
+    store = PostgresStore(engine, connections, settings, tail)
+    actors = _Actors(epochs, Groups(Services(store, settings, replies, _nothing)), replies)
     await _play(actors, "warm-up", 0)
     row = await _timed(name, stack, [_session(actors, n) for n in range(sessions)])
     await actors.close()
     await tail.close()
+    await connections.close()
     await engine.dispose()
     return row
 

@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from callboard_actors.mailbox import PartitionMailboxes, Services
+from callboard_actors.connections import Connections
+from callboard_actors.groups import CONNECTIONS, Groups, Services
+from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.settle import Envelope
 from callboard_actors.store import PostgresStore
 from callboard_actors.writes import OutboxItem
@@ -56,8 +59,11 @@ class Replies:
 class Actor:
     """The mailboxes of one partition, and a caller that waits for replies."""
 
-    def __init__(self, partition: int, engine: AsyncEngine, tail: TailStore, settings: Settings) -> None:
-        self.partition, self.engine, self.tail, self.settings = partition, engine, tail, settings
+    def __init__(
+        self, partition: int, engine: AsyncEngine, connections: Connections, tail: TailStore, settings: Settings
+    ) -> None:
+        self.partition, self.engine, self.connections = partition, engine, connections
+        self.tail, self.settings = tail, settings
         self.replies = Replies()
         self.outbox: list[OutboxItem] = []
         self.mailboxes: PartitionMailboxes | None = None
@@ -66,10 +72,9 @@ class Actor:
         """Own the partition anew; the former mailboxes are fenced from here on."""
         async with self.engine.begin() as db:
             epoch = await db.scalar(text(TAKE), {"p": self.partition})
-        services = Services(
-            PostgresStore(self.engine, self.settings, self.tail), self.settings, self.replies, self._committed
-        )
-        self.mailboxes = PartitionMailboxes(self.partition, epoch or 0, services)
+        store = PostgresStore(self.engine, self.connections, self.settings, self.tail)
+        groups = Groups(Services(store, self.settings, self.replies, self._committed))
+        self.mailboxes = PartitionMailboxes(self.partition, epoch or 0, groups)
         return self.mailboxes
 
     def _committed(self, items: Sequence[OutboxItem]) -> None:
@@ -97,10 +102,11 @@ class Actor:
 
 @asynccontextmanager
 async def actor(postgres_url: str, redis_url: str, redis_prefix: str, thread: str = "t1") -> AsyncIterator[Actor]:
-    settings = Settings(llm=LlmSettings(default_model="scripted"))
+    settings = Settings(database_url=SecretStr(postgres_url), llm=LlmSettings(default_model="scripted"))
     engine = create_engine(postgres_url, pool=5)
+    connections = await Connections.open(settings, CONNECTIONS, "actors")
     tail = TailStore.from_url(redis_url, redis_prefix)
-    it = Actor(partition_of(session_uuid(USER, thread)), engine, tail, settings)
+    it = Actor(partition_of(session_uuid(USER, thread)), engine, connections, tail, settings)
     await it.take()
     try:
         yield it
@@ -108,6 +114,7 @@ async def actor(postgres_url: str, redis_url: str, redis_prefix: str, thread: st
         if it.mailboxes is not None:
             await it.mailboxes.close()
         await tail.close()
+        await connections.close()
         await engine.dispose()
 
 

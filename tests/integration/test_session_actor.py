@@ -73,7 +73,10 @@ async def test_a_run_from_acceptance_to_its_end(it: Actor) -> None:
     assert [item.kind for item in it.outbox] == ["wakeup"]
     await whole_run(it, "r1")
 
-    [run] = await it.rows("SELECT status, calls, total_tokens, cost, config, started_at, ended_at FROM runs")
+    [run] = await it.rows(
+        "SELECT status, calls, total_tokens, cost, p.config, started_at, ended_at "
+        "FROM runs JOIN pinned_configs p ON p.digest = config_digest"
+    )
     assert (run["status"], run["calls"], run["total_tokens"], run["cost"]) == ("succeeded", 1, 17, Decimal("0.02"))
     assert run["config"]
     assert run["started_at"]
@@ -297,7 +300,8 @@ async def test_a_changed_agent_row_counts_from_the_next_run_on(it: Actor) -> Non
     change = """INSERT INTO system_agents (agent_type, model_code, llm_params)
                 VALUES ('answer', 'scripted', CAST(:p AS jsonb))
                 ON CONFLICT (agent_type) DO UPDATE SET llm_params = excluded.llm_params"""
-    temperature = "SELECT client_run_id, config #>> '{stages,answer,llm,params,temperature}' AS is FROM runs"
+    temperature = """SELECT client_run_id, p.config #>> '{stages,answer,llm,params,temperature}' AS is
+                     FROM runs JOIN pinned_configs p ON p.digest = config_digest"""
     for run_id, params in (("r1", '{"temperature": 0.1}'), ("r2", '{"temperature": 0.9}')):
         async with it.engine.begin() as db:
             await db.execute(text(change), {"p": params})

@@ -11,7 +11,8 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from callboard_actors.consumer import Acknowledger, AmqpDelivery
-from callboard_actors.mailbox import PartitionMailboxes, Services
+from callboard_actors.groups import Groups, Services
+from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.ownership import PartitionOwner
 from callboard_actors.settle import Envelope
 from callboard_actors.writes import OutboxItem, Row
@@ -40,7 +41,7 @@ class SimActor:
         self.db = Database(world.tables, world.database, self.process)
         self.tail, self.lanes = SimTail(world.streams, self.process), SimLanes(world.streams, self.process)
         store = MemoryStore(self.db, world.settings, self.tail)
-        self.services = Services(store, world.settings, self, self.committed)
+        self.groups = Groups(Services(store, world.settings, self, self.committed))
         self.commands = command_client(world.broker, self.process)
         self.partitions = [Partition(self, number) for number in world.partitions]
         for work in (self._beat(), self._relay(), self._sweep(), *(item.keep() for item in self.partitions)):
@@ -192,7 +193,7 @@ class Partition:
         return channel
 
     def _make(self, partition: int, partition_epoch: int) -> PartitionMailboxes:
-        return PartitionMailboxes(partition, partition_epoch, self._actor.services)
+        return PartitionMailboxes(partition, partition_epoch, self._actor.groups)
 
     def _deliver(self, delivered: Delivered) -> None:
         if self._acks is None or self._acks.channel is not delivered.channel:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 from callboard_actors import gather
-from callboard_actors.commit import Versioned
+from callboard_actors.commit import Fences, Versioned
 from callboard_actors.facts import Facts, KnownAttempt, KnownRun
-from callboard_actors.sessions import Held
+from callboard_actors.sessions import NEW, Held
 from callboard_actors.writes import OutboxItem, Row
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
@@ -25,6 +26,8 @@ from simulation.tail import SimTail
 
 T = TypeVar("T")
 
+COMMIT = 0.02  # seconds; long enough for others to come and wait for the next one
+
 
 class Database:
     """One process's way to the tables: each look is a suspension point and may find the database away."""
@@ -36,37 +39,40 @@ class Database:
         return await self.process.call(lambda: self._outage.use(lambda: effect(self.tables)))
 
 
-class NoAgents:
-    """In place of AgentRows: no row of system_agents."""
-
-    async def read(self) -> tuple[()]:
-        return ()
+async def no_agents() -> tuple[()]:
+    """No row of system_agents."""
+    return ()
 
 
 class MemoryStore:
     """`callboard_actors.store.Store` on the tables; the logic of what to read is production's."""
 
     def __init__(self, db: Database, settings: Settings, tail: SimTail) -> None:
-        self._db, self._tail = db, tail
+        self._db, self._tail, self._settings = db, tail, settings
         self._announce = settings.events.enabled
         self._gatherer = gather.Gatherer(settings, tail)  # type: ignore[arg-type]
 
-    async def load(self, ids: Sequence[UUID]) -> Mapping[UUID, Held]:
-        return await self._db.ask(lambda tables: tables.load(ids))
+    def at_hand(self, snapshot: StateSnapshot, command: c.Command) -> Facts | None:
+        return None if self._gatherer.needs_reads(snapshot, command) else self._gatherer.bare()
 
-    async def gather(self, asked: Sequence[tuple[StateSnapshot, c.Command]]) -> list[Facts]:
-        gatherer = self._gatherer
-        return [
-            await gatherer.gather(self._db, NoAgents(), snapshot, command)  # type: ignore[arg-type]
-            if gatherer.needs_reads(snapshot, command)
-            else gatherer.bare()
-            for snapshot, command in asked
-        ]
+    async def look(self, asked: Sequence[tuple[Held | None, c.Command]]) -> list[tuple[Held, Facts | None]]:
+        unknown = [command.session_id for held, command in asked if held is None]
+        found = await self._db.ask(lambda tables: tables.load(unknown))
+        states = [held or found.get(command.session_id, NEW) for held, command in asked]
+        return [(held, await self._facts(held, command)) for held, (_, command) in zip(states, asked, strict=True)]
 
-    async def commit(self, partition: int, partition_epoch: int, group: Sequence[Versioned]) -> list[OutboxItem]:
-        return await self._db.ask(
-            lambda tables: tables.commit(partition, partition_epoch, group, announce=self._announce)
-        )
+    async def _facts(self, held: Held, command: c.Command) -> Facts | None:
+        if self._gatherer.needs_long_reads(held.snapshot, command):
+            return None
+        return self.at_hand(held.snapshot, command) or await self.gather(held.snapshot, command)
+
+    async def gather(self, snapshot: StateSnapshot, command: c.Command) -> Facts:
+        agents = gather.Agents(self._settings, no_agents)
+        return await self._gatherer.gather(self._db, agents, snapshot, command)  # type: ignore[arg-type]
+
+    async def commit(self, fences: Fences, group: Sequence[Versioned]) -> list[OutboxItem]:
+        await asyncio.sleep(COMMIT)
+        return await self._db.ask(lambda tables: tables.commit(fences, group, announce=self._announce))
 
     async def forget(self, session_id: UUID) -> None:
         await self._tail.delete(session_id)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from callboard_actors import mailbox
+from callboard_actors import groups, mailbox
 from callboard_actors.decide import answers, attempts, clients, endings
 from callboard_actors.decide import turn as turns
 from callboard_runtime.domain import commands as c
@@ -55,11 +55,19 @@ def _ack_before_commit(self: Any, envelope: Any) -> None:
     real_put(self, envelope)
 
 
-real_commit = mailbox.PartitionMailboxes._commit
+real_commit = groups.Groups._commit
 
 
-async def _commit_later(self: Any, decided: Any) -> None:
-    self._later(real_commit(self, decided))
+async def _commit_later(self: Any, group: Any) -> None:
+    group[0].home.after(real_commit(self, group))
+
+
+real_without = groups._without
+
+
+def _drops_the_group(group: Any, lost: Any) -> Any:
+    real_without(group, lost)
+    return []
 
 
 def _never_stale(snapshot: Any, command: Any) -> bool:
@@ -138,7 +146,8 @@ def _wakes_nobody(turn: Any, command: Any) -> None:
 
 PLANTS: dict[str, Plant] = {
     "ack_before_commit": _patch(mailbox.PartitionMailboxes, "put", _ack_before_commit),
-    "reply_before_commit": _patch(mailbox.PartitionMailboxes, "_commit", _commit_later),
+    "reply_before_commit": _patch(groups.Groups, "_commit", _commit_later),
+    "fenced_group_lost": _patch(groups, "_without", _drops_the_group),
     "no_epoch_check": _patch(attempts, "is_repeated", _never_stale),
     "no_ordinals": _patch(attempts, "is_repeated", _without_ordinals),
     "no_attempt_memory": _handler(c.StartRun, _forgets_attempts),

@@ -13,12 +13,18 @@ from uuid import UUID
 
 from sqlalchemy import UniqueConstraint
 
-from callboard_actors.commit import _QUIET, RunIdTaken, Versioned, rows_of  # pyright: ignore[reportPrivateUsage]
+from callboard_actors.commit import (
+    _QUIET,  # pyright: ignore[reportPrivateUsage]
+    Fences,
+    PartitionsLost,
+    RunIdTaken,
+    Versioned,
+    rows_of,
+)
 from callboard_actors.sessions import Held
 from callboard_actors.writes import KEYS, OutboxItem, Row, Writes
-from callboard_runtime.domain.ids import PARTITIONS
+from callboard_runtime.domain.ids import PARTITIONS, partition_of
 from callboard_runtime.domain.state_snapshot import StateSnapshot
-from callboard_runtime.errors import FencedOut
 from callboard_runtime.persistence.tables import Base
 
 Table = dict[tuple[Any, ...], Row]
@@ -50,8 +56,8 @@ class Tables:
         self.beats: dict[str, tuple[datetime, tuple[UUID, ...]]] = {}  # process -> its heartbeat
         self.checks_partition = self.checks_version = True
         self.now = now
-        self.history: list[tuple[int, int, list[Versioned], str]] = []  # every commit that was tried
-        self.on_commit: Callable[[Sequence[Versioned], Writes, bool], None] = lambda _group, _writes, _owned: None
+        self.history: list[tuple[Fences, list[Versioned], str]] = []  # every commit that was tried
+        self.on_commit: Callable[[Sequence[Versioned], Writes, frozenset[int]], None] = lambda *_: None
         self._position = itertools.count(1)
         self._unique: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], tuple[Any, ...]]] = {
             (table, columns): {} for table in KEYS for columns in UNIQUE[table]
@@ -60,7 +66,7 @@ class Tables:
     def take(self, partition: int, process: str) -> int:
         self.partitions[partition] += 1
         self.owners[partition] = process
-        self.history.append((partition, self.partitions[partition], [], "taken"))
+        self.history.append(({partition: self.partitions[partition]}, [], "taken"))
         return self.partitions[partition]
 
     def of(self, table: str, **match: object) -> Iterator[Row]:
@@ -71,28 +77,28 @@ class Tables:
 
     # -- commits -------------------------------------------------------------------------------------------------------
 
-    def commit(self, partition: int, epoch: int, group: Sequence[Versioned], *, announce: bool) -> list[OutboxItem]:
+    def commit(self, fences: Fences, group: Sequence[Versioned], *, announce: bool) -> list[OutboxItem]:
         try:
-            items = self._commit(partition, epoch, group, announce=announce)
+            items = self._commit(fences, group, announce=announce)
         except Exception as error:
-            self.history.append((partition, epoch, list(group), type(error).__name__))
+            self.history.append((fences, list(group), outcome_of(error)))
             raise
-        self.history.append((partition, epoch, list(group), "written"))
+        self.history.append((fences, list(group), "written"))
         return items
 
-    def _commit(self, partition: int, epoch: int, group: Sequence[Versioned], *, announce: bool) -> list[OutboxItem]:
+    def _commit(self, fences: Fences, group: Sequence[Versioned], *, announce: bool) -> list[OutboxItem]:
         writes = rows_of(group, announce=announce)
-        owned = self.partitions[partition] == epoch
-        # PostgreSQL finds a doubled row before the counts are looked at, whoever wrote it.
-        self._check_unique(writes)
-        if self.checks_partition and not owned:
-            raise FencedOut("another process owns this partition now")
-        if not all(self._session_as_expected(row) for row in _both(writes, "sessions")):
-            raise FencedOut("a session was written by another process")
+        foreign = frozenset(number for number, epoch in fences.items() if self.partitions[number] != epoch)
+        if self.checks_partition and foreign:
+            raise PartitionsLost(foreign, "another process owns this partition now")
+        late = [row["id"] for row in _both(writes, "sessions") if not self._session_as_expected(row)]
+        if late:
+            raise PartitionsLost(frozenset(map(partition_of, late)), "a session was written by another process")
         if any(self._conflicts("runs", row) for row in writes.inserts.get("runs", {}).values()):
             raise RunIdTaken
+        self._check_unique(writes)
         self._apply(writes)
-        self.on_commit(group, writes, owned)
+        self.on_commit(group, writes, foreign)
         return writes.outbox
 
     def _session_as_expected(self, row: Row) -> bool:
@@ -188,6 +194,12 @@ class Tables:
             return False
         since = self.now() - timedelta(seconds=silent_after)
         return beat[0] > since and (attempt_id in beat[1] or attempt["started_at"] > since)
+
+
+def outcome_of(error: Exception) -> str:
+    """What became of a commit, in words that both stores can say."""
+    lost = sorted(error.partitions) if isinstance(error, PartitionsLost) else ()
+    return " ".join([type(error).__name__, *map(str, lost)])
 
 
 def _both(writes: Writes, table: str) -> list[Row]:

@@ -35,3 +35,13 @@ def test_a_seed_replays_exactly() -> None:
         world.run()
     assert first.trace == again.trace
     assert first.trace != other.trace
+
+
+def test_schedules_have_groups_of_which_one_partition_is_lost() -> None:
+    """What is held against the others of such a group must have happened at all."""
+    for seed in range(FIRST, FIRST + 200):
+        world = World(seed)
+        world.run()
+        if any(len(fences) > 1 and outcome.startswith("PartitionsLost") for fences, _, outcome in world.tables.history):
+            return
+    raise AssertionError("no schedule has one")

@@ -6,21 +6,25 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from unittest import mock
 
 import pytest
+from asyncpg import IntegrityConstraintViolationError as Refused
+from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError as Refused
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors import commit as commits
-from callboard_actors.commit import RunIdTaken, Versioned, commit
+from callboard_actors.commit import Fences, PartitionsLost, RunIdTaken, Versioned, commit
+from callboard_actors.connections import Connections
 from callboard_actors.writes import KEYS
-from callboard_runtime.errors import FencedOut
 from callboard_runtime.persistence.database import create_engine, dump_json
+from callboard_runtime.settings import Settings
+from simulation.store import outcome_of
 from simulation.world import World
 
 SEEDS = range(1, 9)
@@ -35,72 +39,84 @@ def worlds() -> list[World]:
     return found
 
 
+@dataclass(frozen=True)
+class Database:
+    engine: AsyncEngine
+    connections: Connections
+
+
 @pytest.fixture
-async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+async def database(postgres_url: str) -> AsyncIterator[Database]:
     engine = create_engine(postgres_url, pool=2)
-    yield engine
+    connections = await Connections.open(Settings(database_url=SecretStr(postgres_url)), 1, "test")
+    yield Database(engine, connections)
+    await connections.close()
     await engine.dispose()
 
 
-async def test_commits_come_out_the_same(worlds: list[World], engine: AsyncEngine) -> None:
-    seen = await _carry_out(worlds, engine)
+async def test_commits_come_out_the_same(worlds: list[World], database: Database) -> None:
+    seen = await _carry_out(worlds, database)
     assert seen["written"] > 100
-    assert seen["FencedOut"] > 10
+    assert seen["PartitionsLost"] > 10
+    assert seen["of many partitions, PartitionsLost"] > 5
 
 
 @pytest.mark.parametrize("planted", ["no version check", "no partition epoch"])
-async def test_a_planted_bug_is_found(worlds: list[World], engine: AsyncEngine, planted: str) -> None:
+async def test_a_planted_bug_is_found(worlds: list[World], database: Database, planted: str) -> None:
     if planted == "no version check":
         bug = mock.patch.object(commits, "_guards", return_value=[])
     else:
-        real = commits.Statement.__init__
-
-        def always_ours(self: Any, writes: Any, partition: int, partition_epoch: int) -> None:
-            real(self, writes, partition, partition_epoch)
-            self.text = self.text.replace("AND partition_epoch = $2", "AND $2::bigint > 0")
-
-        bug = mock.patch.object(commits.Statement, "__init__", always_ours)
+        always_ours = commits._FENCE.replace("p.partition_epoch = f.epoch", "f.epoch > 0")
+        bug = mock.patch.object(commits, "_FENCE", always_ours)
     with bug, pytest.raises(AssertionError):
-        await _carry_out(worlds, engine)
+        await _carry_out(worlds, database)
 
 
-async def _carry_out(worlds: list[World], engine: AsyncEngine) -> Counter[str]:
+async def _carry_out(worlds: list[World], database: Database) -> Counter[str]:
     seen: Counter[str] = Counter()
     for world in worlds:
-        await _clear(engine)
-        for partition, epoch, group, outcome in world.tables.history:
+        await _clear(database.engine)
+        for fences, group, outcome in world.tables.history:
             if outcome == "taken":
-                await _take(engine, partition)
+                await _take(database.engine, *fences)
             else:
-                assert await _commit(engine, partition, epoch, group) == outcome
-                seen[outcome] += 1
-        await _try_again(world, engine, seen)
-        await _compare(world, engine)
+                assert await _commit(database, fences, group) == outcome
+                _count(seen, fences, outcome)
+        await _try_again(world, database, seen)
+        await _compare(world, database.engine)
     return seen
 
 
-async def _try_again(world: World, engine: AsyncEngine, seen: Counter[str]) -> None:
-    """A command decided on an old state is refused, also when the partition is still ours."""
+def _count(seen: Counter[str], fences: Fences, outcome: str) -> None:
+    kind = outcome.partition(" ")[0]
+    seen[kind] += 1
+    if len(fences) > 1:
+        seen[f"of many partitions, {kind}"] += 1
+
+
+async def _try_again(world: World, database: Database, seen: Counter[str]) -> None:
+    """A command decided on an old state is refused with its group, also while the partition is still ours."""
     chance, tables = random.Random(world.seed), world.tables
-    written = [entry for entry in tables.history if entry[3] == "written" and entry[2]]
-    for partition, _, group, _ in chance.sample(written, min(AGAIN, len(written))):
-        epoch = tables.partitions[partition] - chance.choice((0, 0, 0, 1))
+    written = [entry for entry in tables.history if entry[2] == "written" and entry[1]]
+    for fences, group, _ in chance.sample(written, min(AGAIN, len(written))):
+        others = chance.sample(world.partitions, 2)
+        held = {p: tables.partitions[p] - chance.choice((0, 0, 0, 1)) for p in {*fences, *others}}
         try:
-            tables.commit(partition, epoch, group, announce=True)
+            tables.commit(held, group, announce=True)
             expected = "written"
         except Exception as error:
-            expected = type(error).__name__
+            expected = outcome_of(error)
         assert expected != "written"
-        found = await _commit(engine, partition, epoch, group)
-        assert found == expected or {found, expected} == {"FencedOut", "IntegrityError"}  # a reference to what is gone
-        seen[expected] += 1
+        found = await _commit(database, held, group)
+        assert found == expected
+        _count(seen, held, expected)
 
 
-async def _commit(engine: AsyncEngine, partition: int, epoch: int, group: list[Versioned]) -> str:
+async def _commit(database: Database, fences: Fences, group: list[Versioned]) -> str:
     try:
-        await commit(engine, partition, epoch, group)
-    except (FencedOut, RunIdTaken) as error:
-        return type(error).__name__
+        await commit(database.connections, fences, group)
+    except (PartitionsLost, RunIdTaken) as error:
+        return outcome_of(error)
     except Refused:
         return "IntegrityError"
     return "written"

@@ -25,6 +25,7 @@ import orjson
 
 from callboard_actors import gather
 from callboard_actors.commit import Versioned
+from callboard_actors.groups import LANES
 from callboard_actors.writes import Writes
 from callboard_runtime.broker import commander
 from callboard_runtime.domain import commands as c
@@ -50,19 +51,19 @@ SETTINGS = Settings(
     runs=RunSettings(deadline=60, start_deadline=120, cancel_grace=2, max_queue=5, tool_call_ttl=1e6),
     actors=ActorSettings(silent_after=3, group_size=8, prefetch=4, cache_sessions=1),
 )
-SESSIONS, ACTORS, WORKERS, FRONTS = 3, 2, 2, 2
+SESSIONS, ACTORS, WORKERS, FRONTS = 5, 2, 2, 2
 FAULTS, ACTIONS = 6, 5
 PATIENCE = 900.0  # seconds of the simulation in which everything must have ended after the last fault
 
 
 def _threads(partitions: int) -> list[tuple[str, str]]:
-    """Users and threads that share so few partitions, so that commits group them."""
+    """Users and threads that share so few partitions, all of one lane, so that commits group them."""
     found: list[tuple[str, str]] = []
     wanted: list[int] = []
     for number in range(10_000):
         name = ("ada", f"t{number}")
         place = partition_of(session_uuid(*name))
-        if place not in wanted and len(wanted) < partitions:
+        if place not in wanted and len(wanted) < partitions and place % LANES == 0:
             wanted.append(place)
         if place in wanted:
             found.append(name)
@@ -71,7 +72,7 @@ def _threads(partitions: int) -> list[tuple[str, str]]:
     raise AssertionError
 
 
-NAMES = _threads(2)
+NAMES = _threads(3)
 
 
 class World:
@@ -174,7 +175,7 @@ class World:
         faults = (
             *(self._kill, self._kill_soon, self._kill_soon, self._freeze_soon, self._freeze_soon, self._stop_worker),
             *(self._cut, self._broker_away, self._database_away, self._database_flaky, self._redis_away),
-            *(self._empty_redis, self._stray_wakeup, self._late_command),
+            *(self._empty_redis, self._stray_wakeup, self._late_command, self._steal),
         )
         for _ in range(FAULTS):
             await asyncio.sleep(self.chance.random() * 1.6)
@@ -240,9 +241,13 @@ class World:
             run = self.tables.rows["runs"][leg["run_id"],]
             self.broker.wake(run["session_id"], run["id"], leg["leg"])
 
+    def _steal(self) -> None:
+        """A partition changes hands and the channel of its former owner does not know it."""
+        self.tables.take(self.chance.choice(self.partitions), "a process that dies at once")
+
     def _late_command(self) -> None:
         """A copy of any command that took effect comes once more."""
-        groups = [group for _, _, group, outcome in self.tables.history if outcome == "written" and group]
+        groups = [group for _, group, outcome in self.tables.history if outcome == "written" and group]
         if groups and self.broker.up:
             command = self.chance.choice(self.chance.choice(groups)).decided.command
             if not isinstance(command, c.FailRun):
@@ -281,9 +286,9 @@ class World:
 
     # -- witnesses -----------------------------------------------------------------------------------------------------
 
-    def _committed(self, group: Sequence[Versioned], writes: Writes, owned: bool) -> None:
+    def _committed(self, group: Sequence[Versioned], writes: Writes, foreign: frozenset[int]) -> None:
         for row in (*writes.inserts.get("sessions", {}).values(), *writes.updates.get("sessions", {}).values()):
-            self.require(owned, 4, "a former owner of the partition has written")
+            self.require(partition_of(row["id"]) not in foreign, 4, "a former owner of the partition has written")
             before = self.versions.get(row["id"], 0)
             self.require(row["state_version"] == before + 1, 4, f"version {before} became {row['state_version']}")
             self.versions[row["id"]] = row["state_version"]
@@ -354,7 +359,7 @@ def patched(world: World) -> Iterator[None]:
     def new_uuid() -> UUID:
         return UUID(int=ids.getrandbits(128), version=4)
 
-    config = SimpleNamespace(model_dump=lambda mode: {})
+    config = SimpleNamespace(to_json=dict)
     state = random.getstate()
     random.seed(world.seed)
     with contextlib.ExitStack() as stack:

@@ -36,6 +36,11 @@ HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
 
 def decide(snapshot: StateSnapshot, command: c.Command, facts: Facts) -> list[e.Event]:
     """The events of `command`, in order; raises Refused (with its subclasses) when it changes nothing."""
+    return take_turn(snapshot, command, facts).events
+
+
+def take_turn(snapshot: StateSnapshot, command: c.Command, facts: Facts) -> Turn:
+    """The same, with the snapshot that the events lead to."""
     turn = Turn(snapshot, facts)
     HANDLERS[type(command)](turn, command)
-    return turn.events
+    return turn

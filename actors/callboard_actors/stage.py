@@ -1,0 +1,99 @@
+"""One stage of the work on commands: what waits is carried out in groups, by a few tasks at most.
+
+In: work. Out: nothing; the next stage is told by what carries it out. While a service is away the stage pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from callboard_runtime.errors import Unavailable
+
+if TYPE_CHECKING:
+    from callboard_actors.groups import Work
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = (0.05, 0.1, 0.25, 0.5, 1.0)  # seconds between tries while a service is away; the last one repeats
+
+
+class Stage:
+    """`carry_out` gets groups of at most `size`, by `width` tasks; `again` what met an outage, `failed` the rest."""
+
+    def __init__(
+        self,
+        width: int,
+        size: int,
+        carry_out: Callable[[Sequence[Work]], Awaitable[None]],
+        again: Callable[[Sequence[Work]], None],
+        failed: Callable[[Sequence[Work], Exception], None],
+    ) -> None:
+        self._width, self._size = width, size
+        self._carry_out, self._again, self._failed = carry_out, again, failed
+        self._waiting: deque[Work] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = 0  # tasks that have not taken anything yet
+        self._outages = 0  # in a row
+
+    def add(self, work: Work) -> None:
+        """Have it wait for `pump`."""
+        self._waiting.append(work)
+
+    def pump(self) -> None:
+        """Set tasks to work if there is something to do; they go on for as long as there is."""
+        while len(self._waiting) > self._starting * self._size and len(self._tasks) < self._width:
+            self._starting += 1
+            task = asyncio.get_running_loop().create_task(self._run())
+            self._tasks.add(task)
+            task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.pump()
+
+    async def _run(self) -> None:
+        self._starting -= 1
+        while group := self._take():
+            for work in group:
+                work.home.begin()
+            try:
+                await self._safely(group)
+            finally:
+                for work in group:
+                    work.home.end()
+            if self._outages:
+                await asyncio.sleep(PATIENCE[min(self._outages, len(PATIENCE)) - 1])
+
+    async def _safely(self, group: Sequence[Work]) -> None:
+        try:
+            await self._carry_out(group)
+        except Unavailable as error:
+            self._note(group, error)
+            self._again(group)
+        except Exception as error:  # noqa: BLE001 - any other exception is a bug, or one command's conflict
+            self._failed(group, error)
+        else:
+            self._outages = 0
+
+    def _take(self) -> list[Work]:
+        """What waits longest; what was in a failed group goes by itself, what has lost its partition not at all."""
+        group: list[Work] = []
+        while self._waiting and len(group) < self._size:
+            if self._waiting[0].alone and group:
+                break
+            work = self._waiting.popleft()
+            if work.home.gone:
+                continue
+            group.append(work)
+            if work.alone:
+                break
+        return group
+
+    def _note(self, group: Sequence[Work], error: Unavailable) -> None:
+        level = logging.DEBUG if self._outages else logging.WARNING
+        self._outages += 1
+        logger.log(level, "%d commands are held: %s", len(group), error, extra={"action": "commands_held"})
