@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from typing import Any, Generic, TypeVar, cast
 
 import aio_pika
+import aiormq
 import aiormq.abc
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 from aiormq import spec
+from aiormq.abc import ChannelFrame
 from pamqp.common import FieldTable
 
+from callboard_runtime.broker.frames import Header, transient
 from callboard_runtime.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,25 @@ class Line:
                 # The socket is not waited for: a confirmation says more, and without one nobody needs to know.
                 wait=False,  # pyright: ignore[reportCallIssue] - the base class lacks this parameter of every channel
             )
+
+    async def publish_transient(
+        self, exchange: str, routing_key: str, headers: Mapping[str, Header], body: bytes, *, timeout: float
+    ) -> None:
+        """Hand a message to the socket on a channel without confirmations, and do not look back.
+
+        Raises ConnectionGone; TimeoutError when the socket takes nothing for `timeout` seconds.
+        """
+        channel = cast(aiormq.Channel, self.channel)
+        if channel.is_closed:
+            raise ConnectionGone("the channel was closed")
+        wire = transient(channel.number, exchange, routing_key, headers, body, channel.max_content_size)
+        frame = ChannelFrame(payload=wire, should_close=False)
+        queue = cast("asyncio.Queue[ChannelFrame]", channel.write_queue)  # pyright: ignore[reportUnknownMemberType]
+        try:
+            queue.put_nowait(frame)
+        except asyncio.QueueFull:
+            async with asyncio.timeout(timeout):
+                await queue.put(frame)
 
 
 L = TypeVar("L", bound=Line)

@@ -12,19 +12,16 @@ from uuid import UUID
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import DeliveryError
-from aiormq import spec
-from pamqp.common import FieldTable
 
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line, open_channel
+from callboard_runtime.broker.frames import Header
 from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
 from callboard_runtime.observe import tracing
 from callboard_runtime.observe.metrics import LANE_DROPPED
 
 logger = logging.getLogger(__name__)
 
-TRANSIENT = 1
 WRITE_TIMEOUT = 1.0  # seconds; a broker that reads no faster must not hold a run
 
 NO_RUN = UUID(int=0)
@@ -58,7 +55,7 @@ class LanePublisher:
         closing: bool = False,
     ) -> None:
         """Send a batch; `previous` is the id of the event before its first, `closing`: its last one ends the leg."""
-        headers: FieldTable = {
+        headers: dict[str, Header] = {
             topology.H_SESSION: str(session_id),
             topology.H_RUN: str(run_id),
             topology.H_LEG: leg,
@@ -73,7 +70,7 @@ class LanePublisher:
 
     async def poke(self, session_id: UUID, run_id: UUID = NO_RUN) -> None:
         """Tell the session's readers to look at the log."""
-        headers: FieldTable = {
+        headers: dict[str, Header] = {
             topology.H_SESSION: str(session_id),
             topology.H_RUN: str(run_id),
             topology.H_LEG: 0,
@@ -87,16 +84,15 @@ class LanePublisher:
     async def close(self) -> None:
         await self._link.close()
 
-    async def _send(self, session_id: UUID, headers: FieldTable, body: bytes) -> None:
+    async def _send(self, session_id: UUID, headers: dict[str, Header], body: bytes) -> None:
         line = self._link.current
         if line is None:
             self._drop()
             return
-        properties = spec.Basic.Properties(headers=headers, delivery_mode=TRANSIENT, message_id="-")
         key = topology.lane_key(session_id)
         try:
-            await line.publish(topology.LANE_EXCHANGE, key, body, properties, timeout=WRITE_TIMEOUT)
-        except (ConnectionGone, DeliveryError, TimeoutError):
+            await line.publish_transient(topology.LANE_EXCHANGE, key, headers, body, timeout=WRITE_TIMEOUT)
+        except (ConnectionGone, TimeoutError):
             self._drop()
 
     def _drop(self) -> None:
