@@ -21,6 +21,7 @@ from benchmarks.world import World, say
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 SEED = 1
+SPARE_FILES = 500  # what a front and the readers' process open besides streams
 
 
 def main() -> int:
@@ -30,6 +31,9 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sizes = _sizes(options)
+    if max(sizes.idle, sizes.storm) + SPARE_FILES > most:
+        say(f"at most {most} files may be open here: raise `ulimit -Hn`, or give a smaller --idle")
+        return 2
     about = {**machine.describe(), "seed": SEED, "sizes": str(sizes)}
     with World() as world:
         world.workers = sizes.workers

@@ -123,11 +123,15 @@ class Reader(asyncio.Protocol):
                 waited.set_result(None)  # type: ignore[arg-type]
 
     async def wait(self, count: int) -> None:
+        await self.expect(count)
+
+    def expect(self, count: int) -> asyncio.Future[None]:
+        """Done when so many events have come, at `done_at`, or never will."""
         self._wanted = count
-        if self.count >= count or self.lost:
-            return
         self._reached = asyncio.get_running_loop().create_future()
-        await self._reached
+        if self.count >= count or self.lost:
+            self._reached.set_result(None)
+        return self._reached
 
     def close(self) -> None:
         self.transport.abort()  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """An OpenAI-compatible model that costs almost nothing itself: so many tokens at such a pace, as the message asks.
 
 In:  a chat completion whose last user message contains `64 tokens at 10 ms`, and maybe `key:<name>`
-Out: the stream; `/served/<name>` tells when the request came and when its first and last tokens left (Unix seconds)
+Out: the stream; `/served/<name>` tells when the request came and when each token left (Unix seconds)
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 ASKED = re.compile(r"(\d+) tokens at (\d+) ms(?:.*?key:([\w-]+))?", re.DOTALL)
-SERVED: dict[str, dict[str, float]] = {}
+SERVED: dict[str, dict[str, object]] = {}
 
 
 def _chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
@@ -40,7 +40,8 @@ async def complete(request: web.Request) -> web.StreamResponse:
     if found is None:
         return web.json_response({"error": {"message": f"ask for `64 tokens at 10 ms`, not {text[:80]!r}"}}, status=400)
     count, pace = int(found[1]), int(found[2]) / 1000
-    times = {"received": time.time()}
+    received = time.time()
+    sent: list[float] = []
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     due = time.monotonic()
@@ -48,12 +49,11 @@ async def complete(request: web.Request) -> web.StreamResponse:
         due += pace
         if (wait := due - time.monotonic()) > 0:
             await asyncio.sleep(wait)
-        times.setdefault("first", time.time())
+        sent.append(time.time())
         await response.write(TOKENS[number])
-    times["last"] = time.time()
     await response.write(_end(count))
     if found[3]:
-        SERVED[found[3]] = times
+        SERVED[found[3]] = {"received": received, "sent": sent}
     return response
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import uvloop
@@ -25,6 +25,7 @@ SELECT r.created_at AS committed, a.started_at AS started, s.begun_at AS step, s
  WHERE r.client_run_id = $1 AND s.kind = 'model'
 """
 Moments = dict[str, float]
+Watched = tuple[Moments, list[float]]  # and the seconds that each token took from the model to the browser
 
 # A hop, and the two moments between which it lies.
 HOPS: tuple[tuple[str, str, str], ...] = (
@@ -47,7 +48,7 @@ HOPS: tuple[tuple[str, str, str], ...] = (
 
 def run(world: World, sizes: Sizes) -> Result:
     stack = world.chat_stack
-    found: dict[int, list[Moments]] = {}
+    found: dict[int, list[Watched]] = {}
     for at_once in (1, sizes.hops_at_once):
         say(f"hops: {sizes.hops} runs, {at_once} at once")
         found[at_once] = uvloop.run(_collect(world, stack, sizes, at_once))
@@ -55,13 +56,14 @@ def run(world: World, sizes: Sizes) -> Result:
         "Row times are those at which their transactions began, so a commit itself counts to the hop that follows. All "
         "clocks are this machine's.",
     )
-    return Result("hops", (Table("Milliseconds per hop", tuple(_rows(found))),), notes)
+    tokens = Table("Milliseconds of every token from the model to the browser", tuple(_token_rows(found)))
+    return Result("hops", (Table("Milliseconds per hop", tuple(_rows(found))), tokens), notes)
 
 
-async def _collect(world: World, stack: Stack, sizes: Sizes, at_once: int) -> list[Moments]:
+async def _collect(world: World, stack: Stack, sizes: Sizes, at_once: int) -> list[Watched]:
     target = Target(f"{stack.url}/api/v1/agent/agui/chat", {"Authorization": f"Bearer {token('bench')}"})
     left = itertools.count(1)
-    found: list[Moments] = []
+    found: list[Watched] = []
 
     async def user() -> None:
         await _one(world, stack, target, sizes.tokens)  # the first one fills caches
@@ -72,7 +74,7 @@ async def _collect(world: World, stack: Stack, sizes: Sizes, at_once: int) -> li
     return found
 
 
-async def _one(world: World, stack: Stack, target: Target, tokens: int) -> Moments:
+async def _one(world: World, stack: Stack, target: Target, tokens: int) -> Watched:
     key = uuid.uuid4().hex
     body = run_input(f"{tokens} tokens at {PACE} ms, key:{key}", key)
     async with session() as http:
@@ -81,27 +83,39 @@ async def _one(world: World, stack: Stack, target: Target, tokens: int) -> Momen
         if seen.error:
             raise RuntimeError(f"a run failed: {seen.error}")
         async with http.get(f"{world.model.removesuffix('/v1')}/served/{key}") as response:
-            model: dict[str, float] = await response.json()
+            model = await response.json()
     [row] = await stack.query(ROWS, key)
     times = {name: value.timestamp() for name, value in row.items() if isinstance(value, datetime)}
-    return {
+    sent: list[float] = model["sent"]
+    shown = [posted + at for at, text in zip(seen.arrivals, seen.text, strict=True) for _ in text.split()]
+    moments = {
         "posted": posted,
         **times,
-        **{f"model_{name}": value for name, value in model.items()},
-        "first_shown": posted + seen.arrivals[0],
-        "last_shown": posted + seen.arrivals[-1],
+        "model_received": model["received"],
+        "model_first": sent[0],
+        "model_last": sent[-1],
+        "first_shown": shown[0],
+        "last_shown": shown[-1],
         "closed": posted + seen.marks["RUN_FINISHED"],
     }
+    return moments, [later - earlier for earlier, later in zip(sent, shown, strict=True)]
 
 
-def _rows(found: Mapping[int, list[Moments]]) -> list[Row]:
+def _token_rows(found: Mapping[int, list[Watched]]) -> Iterator[Row]:
+    for at_once, runs in found.items():
+        times = spread(1000 * each for _, tokens in runs for each in tokens)
+        assert times is not None
+        yield {"runs at once": at_once, "p50": times.p50, "p95": times.p95, "p99": times.p99, "longest": times.most}
+
+
+def _rows(found: Mapping[int, list[Watched]]) -> list[Row]:
     return [{"hop": name, **_columns(found, begin, end)} for name, begin, end in HOPS]
 
 
-def _columns(found: Mapping[int, list[Moments]], begin: str, end: str) -> Row:
+def _columns(found: Mapping[int, list[Watched]], begin: str, end: str) -> Row:
     columns: dict[str, float] = {}
-    for at_once, moments in found.items():
-        times = spread(1000 * (each[end] - each[begin] if begin else _ours(each)) for each in moments)
+    for at_once, runs in found.items():
+        times = spread(1000 * (each[end] - each[begin] if begin else _ours(each)) for each, _ in runs)
         assert times is not None
         columns |= {f"p50, {at_once} at once": times.p50, f"p95, {at_once} at once": times.p95}
     return columns
