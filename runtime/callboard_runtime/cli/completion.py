@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ def _asked(incomplete: str, question: Callable[[AsyncEngine], Awaitable[list[str
     from callboard_runtime.cli.inspect_service import ask
     from callboard_runtime.cli.running import use_running_services
 
-    with contextlib.suppress(Exception), contextlib.redirect_stderr(open(os.devnull, "w", encoding="ascii")):
+    with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
         use_running_services()
         return _of(incomplete, ask(question))
     return []
