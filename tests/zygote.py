@@ -1,7 +1,8 @@
 """A process that has imported everything and runs nothing: it forks a Callboard process in milliseconds on request.
 
 Importing CrewAI takes many seconds; a fault test starts workers again and again. Nothing is kicked off in this process
-and no connection is opened: a child starts as a fresh `callboard` command would, only with its modules loaded.
+and no connection is opened: a child starts as a fresh `callboard` command would, only with its modules loaded; and with
+the bug that CALLBOARD_TEST_PLANT names, by which the chaos suite tests its checker.
 
 In:  one JSON object per packet on the inherited socket: `{"start": argv, "env": {…}, "log": path}` or `{"code": pid}`
 Out: `{"pid": n}`, or `{"code": exit code, null while it runs}`; first of all `{"ready": seconds}`
@@ -75,6 +76,8 @@ def _become(request: dict[str, object], parent: int) -> None:
     os.environ.update(request["env"])  # type: ignore[arg-type]
     sys.argv = list(request["start"])  # type: ignore[call-overload]
     random.seed()
+    if name := os.environ.get("CALLBOARD_TEST_PLANT"):
+        import_module("chaos.plants").apply(name)
 
 
 def _die_with(parent: int) -> None:

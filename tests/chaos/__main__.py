@@ -15,8 +15,8 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from chaos import plants
-from chaos.rounds import Installation, PlantedZygote, Result, installation, table
+from chaos import plants, takeover
+from chaos.rounds import Installation, Result, installation, table
 from services.session import Services
 from stack import Zygote
 
@@ -31,7 +31,7 @@ def main() -> int:
     services = Services()
     folder = Path(tempfile.mkdtemp(prefix="callboard-chaos-"))
     folder.chmod(0o755)
-    zygote, status = PlantedZygote(folder), 1
+    zygote, status = Zygote(folder), 1
     try:
         status = asyncio.run(_run(options, services, zygote, folder))
     finally:
@@ -49,6 +49,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="repeat the rounds of this seed")
     parser.add_argument("--minutes", type=float, default=10, help="how long to go on (default 10)")
     parser.add_argument("--plants", nargs="*", metavar="NAME", help="plant each bug, or the named ones, and find it")
+    parser.add_argument(
+        "--takeovers", type=int, metavar="N", help="kill N actors, freeze a few, and tell how long it took"
+    )
     return parser.parse_args()
 
 
@@ -56,6 +59,9 @@ async def _run(options: argparse.Namespace, services: Services, zygote: Zygote, 
     seed = options.seed or random.SystemRandom().randrange(1, 2**31)
     if options.plants is not None:
         return await _find_plants(options.plants or list(plants.EVERY), seed, services, zygote, folder)
+    if options.takeovers:
+        console.print(takeover.shown(await takeover.measure(services, zygote, folder / "takeover", options.takeovers)))
+        return 0
     result = Result(seed)
     async with installation(services, zygote, folder / "chaos") as it:
         await _rounds(it, seed, options.minutes * 60, result)

@@ -34,6 +34,7 @@ PROMISES = {
     9: "usage is conserved",
     10: "overload is honest",
 }
+PRICES = {name: Decimal(dollars) / 1_000_000 for name, dollars in (("input", 3), ("cached", 1), ("output", 7))}
 ALLOWED = frozenset({None, "ATTEMPTS_EXHAUSTED"})
 _KEY = re.compile(r"key:(\S+)")
 
@@ -228,6 +229,14 @@ class Checker:
         for row in rows:
             self.require(row["status"] != "begun", 9, f"{run}: a call was never closed")
             self.require(row["status"] != "lost" or row["estimated"], 9, f"{run}: a lost call is no estimate")
+        for row in exact:
+            fresh = row["input_tokens"] - row["cached_tokens"]
+            due = (
+                fresh * PRICES["input"]
+                + row["cached_tokens"] * PRICES["cached"]
+                + row["output_tokens"] * PRICES["output"]
+            )
+            self.require(row["cost"] == due, 9, f"{run}: a call cost {row['cost']}, not {due}")
         keys = Counter(row["key"] for row in exact)
         self.require(max(keys.values(), default=0) <= 1, 9, f"{run}: a recorded call was repeated")
 

@@ -18,7 +18,7 @@ from front_client import RUNS, Answer, FrontClient, Json, Reader, fresh, run_inp
 from promises import ENDED
 from stack import Callboard
 
-KINDS = ("talk", "talk", "talk", "publish", "press", "launch", "fail", "cancel")
+KINDS = ("talk", "talk", "crew", "publish", "press", "launch", "fail", "cancel")
 FAILURES = ("500 0", "429 0", "garbage 0", "disconnect 2", "hang 2", "hang 0")
 
 
@@ -91,13 +91,15 @@ class Load:
         kind, key, run = self._chance.choice(self._kinds), fresh("key"), fresh("run")
         text = {
             "talk": f"key:{key} talk {self._chance.randrange(10, 500)}",
+            "crew": f"key:{key} talk {self._chance.randrange(10, 200)}",
             "publish": f"key:{key} talk {self._chance.randrange(10, 300)}",
             "cancel": f"key:{key} talk 800",
             "press": f"key:{key} press",
             "launch": f"key:{key} launch",
             "fail": f"key:{key} fail {self._chance.choice(FAILURES)}",
         }[kind]
-        body = run_input(text, thread=thread, run=run, forwardedProps={"agentId": "chat"})
+        agent = "default" if kind == "crew" else "chat"  # two stages, one model call each
+        body = run_input(text, thread=thread, run=run, forwardedProps={"agentId": agent})
         return Turn(key, kind, thread, run, body)
 
     async def _take(self, client: FrontClient, turn: Turn) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
-from callboard_runtime.embedded.launch import launch_command
 from callboard_runtime.persistence import migrate
 from chaos import witness
 from chaos.blows import Blows, Servers
@@ -23,7 +20,7 @@ from chaos.load import KINDS, Load
 from services import TcpProxy
 from services.postgres import Databases
 from services.session import Services
-from stack import Callboard, Urls, Zygote, _environment
+from stack import Callboard, Urls, Zygote
 
 HERE = Path(__file__).parent
 SILENT_AFTER = 3.0  # seconds
@@ -44,19 +41,6 @@ SETTINGS = {
     "CALLBOARD_LLM__SCRIPTS": str(HERE / "scripts"),
     "CALLBOARD_CONFIG__DIR": str(HERE / "config"),
 }
-
-
-class PlantedZygote(Zygote):
-    """Forks processes that carry the bug which their environment names."""
-
-    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
-        argv = launch_command(
-            [sys.executable, str(HERE / "planted_zygote.py"), str(descriptor)], account=None, death_signal=9
-        )
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                argv, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[descriptor]
-            )
 
 
 @dataclass
@@ -146,9 +130,15 @@ class Installation:
 
 @asynccontextmanager
 async def installation(
-    services: Services, zygote: Zygote, folder: Path, plant: str = ""
+    services: Services,
+    zygote: Zygote,
+    folder: Path,
+    *,
+    plant: str = "",
+    settings: Mapping[str, str] | None = None,
+    heartbeat: int = 3,
 ) -> AsyncIterator[Installation]:
-    """A fresh database, virtual host and Redis on servers that may be killed."""
+    """A fresh database, virtual host and Redis on servers that may be killed; `heartbeat` of the broker in seconds."""
     for name in ("private_postgres", "private_rabbit", "private_redis"):
         services.begin(name)
     postgres, rabbit, redis = await asyncio.gather(
@@ -159,7 +149,7 @@ async def installation(
     database = await asyncio.to_thread(Databases(postgres.url).create)
     await asyncio.to_thread(migrate.upgrade, database)
     await witness.call(database)
-    amqp = (await asyncio.to_thread(rabbit.create_vhost)).replace("heartbeat=10", "heartbeat=3")
+    amqp = (await asyncio.to_thread(rabbit.create_vhost)).replace("heartbeat=10", f"heartbeat={heartbeat}")
     direct = Urls(database, amqp, redis.next_database())
     async with AsyncExitStack() as stack:
         proxies = {
@@ -171,8 +161,8 @@ async def installation(
             "CALLBOARD_AMQP_URL": proxies["RabbitMQ"].url(direct.amqp),
             "CALLBOARD_REDIS_URL": proxies["Redis"].url(direct.redis),
         }
-        settings = SETTINGS | through | {"CALLBOARD_TEST_TOOLS": str(folder), "CALLBOARD_TEST_PLANT": plant}
-        with Callboard(direct, folder, zygote, settings) as callboard:
+        test = {"CALLBOARD_TEST_TOOLS": str(folder), "CALLBOARD_TEST_PLANT": plant}
+        with Callboard(direct, folder, zygote, SETTINGS | (settings or {}) | through | test) as callboard:
             yield Installation(callboard, Servers(postgres, rabbit, redis, proxies))
 
 

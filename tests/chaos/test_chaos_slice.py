@@ -1,4 +1,4 @@
-"""A short slice of `make chaos`: two rounds of blows on real processes, and every promise checked.
+"""A short slice of `make chaos`: two rounds of blows on real processes, every promise checked, and one planted bug.
 
 CALLBOARD_TEST_SEED=<seed> draws the same blows again.
 """
@@ -32,3 +32,14 @@ async def test_every_promise_holds(
     assert not result.broken, f"CALLBOARD_TEST_SEED={SEED}: {result.broken}"
     assert result.accepted > 10, "the rounds did nothing"
     assert min(result.examined[promise] for promise in range(1, 10)) > 0
+
+
+@pytest.mark.timeout(200)
+async def test_a_planted_bug_is_found(
+    pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    zygote = shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services).zygote
+    result = Result(SEED)
+    async with installation(services, zygote, tmp_path_factory.mktemp("plant"), plant="terminal_twice") as it:
+        await it.round(SEED, sessions=2, turns=1, blows=0, heavy=False, result=result, end_within=20, kinds=("talk",))
+    assert 2 in result.broken, result.broken

@@ -26,6 +26,13 @@ def test_paths_in_a_page_exist(page: Path) -> None:
 
 
 @PAGES
+def test_tests_in_a_page_exist(page: Path) -> None:
+    named = [span.split("::") for span in docs.spans(docs.prose(page)) if span.startswith("tests/") and "::" in span]
+    missing = [(file, name) for file, name in named if f"def {name}(" not in (docs.ROOT / file).read_text()]
+    assert missing == []
+
+
+@PAGES
 def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", docs.prose(page)):
         if target.startswith("https://"):
