@@ -40,6 +40,7 @@ async def serve(settings: Settings, listening: Callable[[int], None] | None = No
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    logging.getLogger("aiohttp.server").addFilter(_Malformed())
     runner = web.AppRunner(
         create_app(settings),
         handler_cancellation=True,  # a reader ends with its client
@@ -60,6 +61,20 @@ async def serve(settings: Settings, listening: Callable[[int], None] | None = No
         logger.info("draining", extra={"action": "draining"})
     finally:
         await runner.cleanup()
+
+
+class _Malformed(logging.Filter):
+    """What a client sent that is no HTTP is no error of ours, and its text, perhaps a token, is not for the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        from aiohttp.http_exceptions import HttpProcessingError
+
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            record.msg, record.args = "a malformed request was refused: %s", (type(record.exc_info[1]).__name__,)
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.action = "malformed_request"
+        return True
 
 
 def _with(settings: Settings, host: str | None, port: int | None) -> Settings:

@@ -6,14 +6,17 @@ Out: the SSE response, counted, bounded and ended with the process.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from aiohttp import web
 from redis.exceptions import RedisError
 
+from callboard_http.auth import LEEWAY, Principal
 from callboard_http.chunk import Chunk
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.downgrade import downgraded, speaks_current
@@ -25,7 +28,10 @@ from callboard_http.reader import LegReader, SessionReader, Sources
 from callboard_http.spans import following
 from callboard_http.sse import Form, open_stream, stream
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
+from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.errors import Conflict, Gone, NotFound
+
+LONGEST = 24 * 3600  # seconds of one connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,12 @@ async def place_in_session(standing: Standing, cursor: EventId, sources: Sources
 
 
 async def follow(
-    request: web.Request, place: Place, user_id: str, *, protocol: str | None, resumable: bool
+    request: web.Request, place: Place, principal: Principal, *, protocol: str | None, resumable: bool
 ) -> web.StreamResponse:
-    """Stream the leg until its closing event, the client's leave, or the end of this process."""
+    """Stream the leg until its closing event, the client's leave, or the end of this process.
+
+    A resumable stream also ends with the principal's token: who comes back shows a new one.
+    """
     deps, settings = request.app[DEPS], request.app[DEPS].settings.http
     reader = (LegReader if isinstance(place.key, LegKey) else SessionReader)(
         request.app[SERVICES].sources,
@@ -80,23 +89,37 @@ async def follow(
         buffer=settings.reader_buffer_bytes,
         prelude=place.prelude,
     )
-    deps.streams.add(reader, user_id, resumable=resumable)
+    deps.streams.add(reader, principal.user_id, resumable=resumable)
     try:
-        with following(reader):
+        with following(reader), _until(principal.expires_at if resumable else None, reader):
             response = await open_stream(request)
             await stream(response, reader.chunks(), _form(protocol), deps.metrics)
     finally:
-        deps.streams.remove(reader, user_id)
+        deps.streams.remove(reader, principal.user_id)
     return response
 
 
+@contextlib.contextmanager
+def _until(moment: datetime | None, reader: LegReader) -> Generator[None]:
+    """Stop the reader at that moment, or after a day if that is earlier."""
+    if moment is None:
+        yield
+        return
+    seconds = (moment - utcnow()).total_seconds() + LEEWAY
+    timer = asyncio.get_running_loop().call_later(min(max(0, seconds), LONGEST), reader.stop)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 async def show(
-    request: web.Request, key: LegKey, user_id: str, *, protocol: str | None, resumable: bool
+    request: web.Request, key: LegKey, principal: Principal, *, protocol: str | None, resumable: bool
 ) -> web.StreamResponse:
     """The leg as it stands, told in a prelude, and what follows of it. Raises NotFound, Gone."""
     told = await _told(request, key)
     if isinstance(told, Place):
-        return await follow(request, told, user_id, protocol=protocol, resumable=resumable)
+        return await follow(request, told, principal, protocol=protocol, resumable=resumable)
     return await tell(request, told, protocol=protocol)
 
 

@@ -101,6 +101,54 @@ def test_bad_tokens_are_refused_with_the_reason(token, reason):
     assert reason in refused(HS, token)
 
 
+def segment(content: object) -> bytes:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=")
+
+
+def signed(changes: dict, *, key: str = SECRET, header: dict | None = None) -> str:
+    """A token such as no library would write: any claims, any header, any key."""
+    text = segment({"alg": "HS256", "typ": "JWT"} | (header or {})) + b"." + segment(claims(**changes))
+    mac = hmac.digest(key.encode(), text, hashlib.sha256)
+    return (text + b"." + base64.urlsafe_b64encode(mac).rstrip(b"=")).decode()
+
+
+@pytest.mark.parametrize("alg", ["none", "None", "nOnE", "", "HS256 ", "hs256", None, ["HS256"], 0, "ES256K", "HS512"])
+def test_the_algorithm_is_not_the_tokens_to_choose(alg):
+    """Also with a right HMAC under the wrong name: nothing but the key's own algorithm is tried."""
+    token = signed({}, header={"alg": alg})
+    refused(HS, token)
+    refused(HS, token.rpartition(".")[0] + ".")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"kid": "../../../../dev/null"},
+        {"kid": "' UNION SELECT 'x"},
+        {"jku": "https://evil.example/keys"},
+        {"x5u": "https://evil.example/chain.pem"},
+        {"jwk": {"kty": "oct", "k": base64.urlsafe_b64encode(b"x" * 64).decode()}},
+    ],
+    ids=["path", "query", "jku", "x5u", "jwk"],
+)
+def test_a_header_brings_no_key_of_its_own(header):
+    """A token names its key in vain: it counts if the configured key signed it, and else not."""
+    assert HS.authenticate(bearer(jwt.encode(claims(), SECRET, "HS256", headers=header))).user_id == "alice"
+    assert "signature" in refused(HS, jwt.encode(claims(), "x" * 64, "HS256", headers=header))
+    assert "signature" in refused(HS, signed({}, key="", header=header))
+
+
+def test_an_extension_that_must_be_understood_is_refused():
+    refused(HS, jwt.encode(claims(), SECRET, "HS256", headers={"crit": ["b64"], "b64": False}))
+
+
+def test_no_claim_makes_another_user_or_role():
+    for changes in ({"sub": ["alice"]}, {"sub": {"x": 1}}, {"sub": 7}, {"sub": None}, {"sub": True}):
+        refused(HS, signed(changes))
+    for roles in ({"operator": True}, 7, None, True):
+        assert HS.authenticate(bearer(signed({"roles": roles}))).roles == frozenset()
+
+
 def test_issuer_and_audience_are_checked_when_configured():
     strict = Authenticator(settings(jwt_secret=SECRET, jwt_issuer="us", jwt_audience="callboard"))
     assert "`iss`" in refused(strict, jwt.encode(claims(aud="callboard"), SECRET, "HS256"))

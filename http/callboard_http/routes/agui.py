@@ -51,7 +51,7 @@ async def run_agent(request: web.Request, principal: Principal, agent_id: str, b
     if asked.answers and answer.status is RunStatus.AWAITING_INPUT:
         return await _still_open(request, principal, asked)
     place = Place(await _leg(request, principal, answer), ORIGIN)
-    return await follow(request, place, principal.user_id, protocol=asked.protocol_version, resumable=False)
+    return await follow(request, place, principal, protocol=asked.protocol_version, resumable=False)
 
 
 async def connect_thread(request: web.Request, principal: Principal, body: bytes) -> web.StreamResponse:
@@ -60,7 +60,7 @@ async def connect_thread(request: web.Request, principal: Principal, body: bytes
     key = await Moments(request.app[SERVICES].engine).present_leg(principal.user_id, asked.thread_id)
     if key is None:
         return await tell(request, (), protocol=asked.protocol_version)
-    return await show(request, key, principal.user_id, protocol=asked.protocol_version, resumable=False)
+    return await show(request, key, principal, protocol=asked.protocol_version, resumable=False)
 
 
 async def _leg(request: web.Request, principal: Principal, answer: RunAnswer) -> LegKey:

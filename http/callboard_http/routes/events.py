@@ -31,16 +31,16 @@ async def events(request: web.Request) -> web.StreamResponse:
         return web.Response(status=204)
     protocol = request.query.get("protocol", CURRENT)
     if isinstance(place, LegKey):
-        return await show(request, place, principal.user_id, protocol=protocol, resumable=True)
-    return await follow(request, place, principal.user_id, protocol=protocol, resumable=True)
+        return await show(request, place, principal, protocol=protocol, resumable=True)
+    return await follow(request, place, principal, protocol=protocol, resumable=True)
 
 
-async def session_events(request: web.Request, session_id: UUID, user_id: str) -> web.StreamResponse:
+async def session_events(request: web.Request, session_id: UUID, principal: Principal) -> web.StreamResponse:
     """All runs of a session, in the order of its log, from the cursor, or the first event, until the reader leaves."""
     services, after = request.app[SERVICES], event_cursor(request) or ORIGIN
     place = await place_in_session(await services.openings.session(session_id, after.epoch), after, services.sources)
     protocol = request.query.get("protocol", CURRENT)
-    return await follow(request, place, user_id, protocol=protocol, resumable=True)
+    return await follow(request, place, principal, protocol=protocol, resumable=True)
 
 
 async def _place(

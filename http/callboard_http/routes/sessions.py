@@ -47,7 +47,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     session = await _session(request)
     if "text/event-stream" in request.headers.get("Accept", ""):
         principal = request.app[DEPS].authenticator.authenticate(request.headers)
-        return await session_events(request, session["id"], principal.user_id)
+        return await session_events(request, session["id"], principal)
     after = request.query.get("after")
     chunks = await _records(request).events(session["id"], cursor(after) if after else ORIGIN)
     body = _events_body(chunks, page_size(request, 500), EventId(session["log_epoch"], session["log_seq"]))
