@@ -40,6 +40,10 @@ class NothingFollows(Exception):
     """The cursor stands at the end of the run: an EventSource stops here."""
 
 
+class Withdrawn(Exception):
+    """The cursor is of an event that a dead worker showed and nobody committed: start anew."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One server-sent event; the id is None for frames that are not in the log."""
@@ -103,6 +107,8 @@ class Reader:
                     self.frames.append(frame)
             except NothingFollows:
                 break
+            except Withdrawn:
+                self.frames.clear()
             except (aiohttp.ClientError, ConnectionError):
                 await asyncio.sleep(0.05)  # as `retry:` makes a browser wait
         return self
@@ -207,12 +213,15 @@ class FrontClient:
     ) -> AsyncIterator[Frame]:
         """The frames of one connection, until the server ends it.
 
-        Raises NothingFollows for a cursor at the end, ClientResponseError while the front cannot serve.
+        Raises NothingFollows for a cursor at the end, Withdrawn for one that is in no log any more, ClientResponseError
+        while the front cannot serve.
         """
         headers = {"Last-Event-ID": f"{after[0]}-{after[1]}"} if after else {}
         async with self.http.get(f"{base or self.bases[0]}{RUNS}/{run}/events?from=start", headers=headers) as response:
             if response.status == 204:
                 raise NothingFollows
+            if response.status == 410 and after and "withdrawn" in await response.text():
+                raise Withdrawn
             assert response.status == 200 or response.status >= 500, (response.status, await response.text())
             response.raise_for_status()
             async for frame in frames(response):

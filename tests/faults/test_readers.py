@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from faults.support import holder
-from front_client import TERMINAL, Frame, FrontClient, NothingFollows, fresh
+from front_client import TERMINAL, Frame, FrontClient, NothingFollows, Withdrawn, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run, of_run, without_leading_closings
 from stack import Callboard, until
@@ -40,6 +40,8 @@ class Restless:
                 self.cuts += 1
             except NothingFollows:
                 return
+            except Withdrawn:
+                self.frames.clear()
             except (aiohttp.ClientError, ConnectionError):
                 await asyncio.sleep(0.05)  # as `retry:` makes a browser wait
 
