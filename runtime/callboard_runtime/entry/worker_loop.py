@@ -15,6 +15,7 @@ from callboard_runtime.entry.control import ControlConsumer
 from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.entry.run_service import WorkerServices, execute_run
 from callboard_runtime.entry.running import RunningAttempts
+from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.observe.health import Health, database_answers
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.observe.worker import LEGS_ACTIVE, SLOTS
@@ -51,6 +52,7 @@ class WorkerLoop:
         from callboard_runtime.llm.setup import warm_up
 
         warm_up(self._settings)
+        leave_loaded_alone()
         self._thread = LoopThread("worker-loop")
         prepare_loop(self._thread.loop, self.slots)
         self._services = self._thread.run(self._connect())
