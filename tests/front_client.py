@@ -81,6 +81,7 @@ class Reader:
     fronts: Sequence[str] | None = None
     frames: list[Frame] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)  # how many frames there were when each connection began
+    withdrawn: list[tuple[int, int] | None] = field(default_factory=list)  # cursors that had to be given up
 
     @property
     def connections(self) -> int:
@@ -108,6 +109,7 @@ class Reader:
             except NothingFollows:
                 break
             except Withdrawn:
+                self.withdrawn.append(self.last)
                 self.frames.clear()
             except (aiohttp.ClientError, ConnectionError):
                 await asyncio.sleep(0.05)  # as `retry:` makes a browser wait

@@ -89,6 +89,7 @@ class Checker:
             "runs": "user_id = $1",
             "outbox": "user_id = $1",
             "run_legs": "user_id = $1",
+            "pinned_configs": "$1 <> ''",  # users share them
         }
         session = f"session_id IN (SELECT id FROM sessions WHERE {user['sessions']})"
         run = f"run_id IN (SELECT id FROM runs WHERE {user['runs']})"
@@ -161,6 +162,9 @@ class Checker:
                 for row in rows
                 for offset, line in enumerate(row["lines"].split("\n"))
             ]
+            committed = {frame.id for frame in log}
+            for cursor in reader.withdrawn:
+                self.require(cursor not in committed, 3, f"reader of leg {leg} of {turn.run}: {cursor} was refused")
             if not log or turn.trouble:
                 continue
             try:

@@ -26,10 +26,21 @@ BEGIN
 END $$;
 CREATE TRIGGER chaos_testify AFTER INSERT OR UPDATE OF state_snapshot, state_version ON sessions
     FOR EACH ROW EXECUTE FUNCTION chaos_testify();
-CREATE TABLE chaos_robbed (attempt_id uuid NOT NULL, session_id uuid NOT NULL, silence interval NOT NULL);
+CREATE TABLE chaos_returned (process text PRIMARY KEY, at timestamptz NOT NULL);
+CREATE FUNCTION chaos_note_return() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chaos_returned VALUES (NEW.id, clock_timestamp())
+    ON CONFLICT (process) DO UPDATE SET at = excluded.at;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_returned AFTER UPDATE ON processes
+    FOR EACH ROW WHEN (NEW.beat_at - OLD.beat_at > interval '2 seconds') EXECUTE FUNCTION chaos_note_return();
+CREATE TABLE chaos_robbed (attempt_id uuid NOT NULL, session_id uuid NOT NULL, silence interval, awake interval);
 CREATE FUNCTION chaos_note_robbed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO chaos_robbed SELECT NEW.attempt_id, NEW.session_id, clock_timestamp() - p.beat_at FROM processes p
+    INSERT INTO chaos_robbed
+    SELECT NEW.attempt_id, NEW.session_id, clock_timestamp() - p.beat_at, clock_timestamp() - r.at
+      FROM processes p LEFT JOIN chaos_returned r ON r.process = p.id
      WHERE p.id = NEW.process AND p.attempts @> to_jsonb(NEW.attempt_id::text);
     RETURN NULL;
 END $$;
@@ -41,10 +52,10 @@ SELECT w.session_id, w.was, w.became, w.writer, w.owners FROM chaos_witness w JO
  WHERE s.user_id = $1
 """
 
-# A heartbeat of the last moment may have come between the decision and its commit.
+# Between a decision and its commit a service may freeze: who was silent lately may have been so when it was decided.
 _ROBBED = """
 SELECT r.attempt_id, r.silence FROM chaos_robbed r JOIN sessions s ON s.id = r.session_id
- WHERE s.user_id = $1 AND r.silence > interval '0.3 seconds'
+ WHERE s.user_id = $1 AND (r.awake IS NULL OR r.awake > interval '10 seconds')
 """
 
 Require = Callable[[bool, int, str], None]
