@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from callboard_actors import retention
 from callboard_actors.connections import Connections
 from callboard_actors.replies import Decided
 from callboard_actors.writes import KEYS, OutboxItem, Row, Writes, messages_added, session_row, write
@@ -157,6 +158,10 @@ class Statement:
             for table in ("messages", "runs", "event_segments"):
                 self._add(f"DELETE FROM {table} WHERE session_id = ANY({sessions})")
             self._add(f"DELETE FROM outbox WHERE kind = 'wakeup' AND session_id = ANY({sessions})")
+
+        for pruned in writes.pruned:
+            for sql in retention.statements(pruned, self._bind):
+                self._add(sql)
 
     def _verdict(self, sessions: int, runs: int) -> str:
         """True, or an error that says what was found."""

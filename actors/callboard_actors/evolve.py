@@ -216,4 +216,5 @@ _APPLY: dict[type, Callable[[StateSnapshot, Any], StateSnapshot]] = {
     e.ReadersPoked: _unchanged,
     e.SessionDeleted: _session_deleted,
     e.Audited: _unchanged,
+    e.SessionPruned: _unchanged,
 }

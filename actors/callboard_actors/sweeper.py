@@ -1,4 +1,4 @@
-"""Looks for what nobody will report: silent processes, passed deadlines, expired tool calls.
+"""Looks for what nobody will report: silent processes, passed deadlines, expired calls, what is past its time.
 
 In: the database, every `actors.sweep` seconds, by one process at a time. Out: commands through the sessions' own
 queues; the actor looks again before it acts, so a command too many changes nothing.
@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from callboard_actors import retention
 from callboard_runtime.broker.connection import is_real_cancellation
 from callboard_runtime.domain.commands import Command, EnforceDeadline, ExpireToolCalls, ReapAttempt
 from callboard_runtime.errors import Unavailable
@@ -79,6 +80,7 @@ class Sweeper:
         self._sweep_every, self._silent_after = settings.actors.sweep, settings.actors.silent_after
         self._heartbeat = settings.worker.heartbeat
         self._expiry_every = min(EXPIRY_EVERY, settings.runs.tool_call_ttl / 4)
+        self._kept = settings.retention
         self._told: dict[tuple[str, UUID], float] = {}  # what was sent -> when
         self._next: dict[str, float] = {}  # rarer duties -> when they are due
         self._reap_from = 0.0
@@ -121,6 +123,7 @@ class Sweeper:
             await self._reap(connection)
         await self._tell_all(connection, _OVERDUE, lambda row: (row.run_id, EnforceDeadline(**row._mapping)))
         await self._sometimes("expiry", self._expiry_every, lambda: self._expire(connection))
+        await self._sometimes("retention", retention.EVERY, lambda: self._prune(connection))
         await self._sometimes("cleanup", CLEANUP_EVERY, lambda: self._clean_up(connection))
         self._swept_at = asyncio.get_running_loop().time()
 
@@ -134,6 +137,11 @@ class Sweeper:
 
     async def _expire(self, connection: AsyncConnection) -> None:
         await self._tell_all(connection, _EXPIRED, lambda row: (row.session_id, ExpireToolCalls(**row._mapping)))
+
+    async def _prune(self, connection: AsyncConnection) -> None:
+        for command in await retention.due(connection, self._kept):
+            await self._tell(command.session_id, command)
+        await retention.forget_audit(connection, self._kept)
 
     async def _clean_up(self, connection: AsyncConnection) -> None:
         await connection.execute(_FORGET, {"forget_after": FORGET_AFTER})

@@ -60,6 +60,7 @@ class Writes:
     claimed: list[UUID] = field(default_factory=list)  # runs whose wake-ups are done with
     withdrawn: list[UUID] = field(default_factory=list)  # runs whose messages are withdrawn
     deleted: list[UUID] = field(default_factory=list)  # sessions whose content goes
+    pruned: list[e.SessionPruned] = field(default_factory=list)
 
     def insert(self, table: str, row: Row) -> None:
         self.inserts.setdefault(table, {})[_key(table, row)] = row
@@ -346,6 +347,10 @@ def _session_deleted(at: _At, event: e.SessionDeleted) -> None:
     at.writes.deleted.append(event.session_id)
 
 
+def _session_pruned(at: _At, event: e.SessionPruned) -> None:
+    at.writes.pruned.append(event)
+
+
 def _audited(at: _At, event: e.Audited) -> None:
     row = {"actor": event.actor, "action": event.action, "run_id": event.run_id, "subject": event.subject}
     at.writes.insert("audit_log", {"id": new_id(), "session_id": at.session_id, **row, "details": event.details})
@@ -371,6 +376,7 @@ _WRITERS: dict[type, Callable[[_At, Any], None]] = {
     e.WorkerTold: _worker_told,
     e.SessionDeleted: _session_deleted,
     e.Audited: _audited,
+    e.SessionPruned: _session_pruned,
 }
 
 

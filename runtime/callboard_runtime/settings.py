@@ -160,6 +160,17 @@ class ActorSettings(Section):
     )
 
 
+class RetentionSettings(Section):
+    """For how long after its run's end something is kept; 0 keeps it for the life of the session."""
+
+    events: float = Field(default=0, ge=0, description="Seconds an ended run's events can be read again; 0: always")
+    journals: float = Field(default=0, ge=0, description="Seconds an ended run's journal is kept; 0: always")
+    runs: float = Field(
+        default=0, ge=0, description="Seconds an ended run is kept, with its events, journal and calls; 0: always"
+    )
+    audit: float = Field(default=0, ge=0, description="Seconds an audit row is kept; 0: always")
+
+
 class EventsSettings(Section):
     enabled: bool = Field(default=True, description="Tell integrations of runs, on exchange callboard.events.v1")
 
@@ -240,6 +251,7 @@ class Settings(BaseSettings):
     events: EventsSettings = EventsSettings()
     ingress: IngressSettings = IngressSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
+    retention: RetentionSettings = RetentionSettings()
     otel: OtelSettings = OtelSettings()
     metrics: MetricsSettings = MetricsSettings()
 

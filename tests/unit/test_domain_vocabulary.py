@@ -174,6 +174,7 @@ COMMANDS: list[c.Command] = [
     c.EnforceDeadline(session_id=SESSION, run_id=RUN),
     c.FailRun(session_id=SESSION, error_code="X", error_message="y"),
     c.ExpireToolCalls(session_id=SESSION),
+    c.PruneSession(session_id=SESSION, events_before=NOW),
 ]
 
 

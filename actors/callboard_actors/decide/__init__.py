@@ -31,6 +31,7 @@ HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     c.ReapAttempt: sweeps.reap_attempt,
     c.EnforceDeadline: sweeps.enforce_deadline,
     c.FailRun: sweeps.fail_run,
+    c.PruneSession: sweeps.prune_session,
 }
 
 

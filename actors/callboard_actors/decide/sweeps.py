@@ -5,8 +5,8 @@ from __future__ import annotations
 from callboard_actors.decide.endings import end_by_force
 from callboard_actors.decide.turn import Turn
 from callboard_runtime.domain import events as e
-from callboard_runtime.domain.commands import EnforceDeadline, FailRun, ReapAttempt
-from callboard_runtime.domain.state_snapshot import RunStatus
+from callboard_runtime.domain.commands import EnforceDeadline, FailRun, PruneSession, ReapAttempt
+from callboard_runtime.domain.state_snapshot import RunStatus, SessionStatus
 
 
 def reap_attempt(turn: Turn, command: ReapAttempt) -> None:
@@ -36,3 +36,10 @@ def fail_run(turn: Turn, command: FailRun) -> None:
     run = turn.snapshot.active
     if run is not None and command.run_id in (None, run.run_id):
         end_by_force(turn, e.RunEnded(run.run_id, RunStatus.FAILED, command.error_code, command.error_message))
+
+
+def prune_session(turn: Turn, command: PruneSession) -> None:
+    """Forget what is old; the commit spares whatever belongs to a run that has not ended."""
+    if turn.snapshot.session_id and turn.snapshot.status is not SessionStatus.DELETED:
+        limits = (command.events_before, command.journals_before, command.runs_before)
+        turn.say(e.SessionPruned(command.session_id, *limits))

@@ -225,6 +225,16 @@ class SessionDeleted:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionPruned:
+    """Events, journals and rows of runs that ended before these times are gone."""
+
+    session_id: UUID
+    events_before: datetime | None
+    journals_before: datetime | None
+    runs_before: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Audited:
     actor: str
     action: str
@@ -259,5 +269,6 @@ Event = (
     | RunEnded
     | ReadersPoked
     | SessionDeleted
+    | SessionPruned
     | Audited
 )

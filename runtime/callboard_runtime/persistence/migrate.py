@@ -13,6 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from callboard_runtime.errors import CallboardError
 from callboard_runtime.persistence.database import connect, create_engine
@@ -20,6 +21,7 @@ from callboard_runtime.persistence.database import connect, create_engine
 T = TypeVar("T")
 
 _LOCK = 0x43414C4C424F4152  # "CALLBOAR": held while a migration runs
+_LOCK_PAUSE = 0.2  # seconds
 _HERE = Path(__file__).resolve().parent
 _PLACES = (_HERE / "migrations", _HERE.parents[2] / "migrations")  # in an installed wheel; in the repository
 
@@ -86,13 +88,22 @@ async def _locked(url: str, migrate: Callable[[Config], None]) -> None:
     engine = create_engine(url, pool=0, name="callboard-migrate", command_timeout=None)
     try:
         async with connect(engine) as connection:
-            # A session's lock, not a transaction's: a migration may need to commit in between.
-            await connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
-            await connection.commit()
+            await _lock(connection)
             await connection.run_sync(_with_alembic, migrate)
             await connection.commit()
     finally:
         await engine.dispose()  # closing the connection releases the lock
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    """Wait for our turn, with a session's lock: a migration may need to commit in between.
+
+    Nothing waits inside the server: an index that is made concurrently would wait for that statement, and it for us.
+    """
+    while not await connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
+        await connection.commit()
+        await asyncio.sleep(_LOCK_PAUSE)
+    await connection.commit()
 
 
 def _with_alembic(connection: Connection, migrate: Callable[[Config], None]) -> None:

@@ -135,6 +135,7 @@ class RunRow(Base):
         UniqueConstraint("user_id", "client_run_id"),
         Index("ix_runs_session_id_created_at", "session_id", "created_at"),
         Index("ix_runs_status_created", "status", "created_at", "id"),  # for operators
+        Index("ix_runs_ended_at", "ended_at"),  # for retention
         Index(
             "ix_runs_live",
             "deadline",
