@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from math import inf
 
 from redis.exceptions import RedisError
 
@@ -45,8 +46,8 @@ class Sources:
 class LegReader:
     """Follows a leg from `after` to its closing event; `0-0` follows it from its start.
 
-    The `prelude` is sent before anything else. `heartbeat` is in seconds. Holds at most `buffer` bytes of live chunks,
-    and one page of the log.
+    The `prelude` is sent before anything else. `heartbeat` is in seconds, and so is `lasting`, after which the reader
+    stops. Holds at most `buffer` bytes of live chunks, and one page of the log.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class LegReader:
         "_shown",
         "_sources",
         "_stopped",
+        "_until",
         "position",
     )
 
@@ -78,11 +80,13 @@ class LegReader:
         heartbeat: float,
         buffer: int,
         prelude: Prelude | None = None,
+        lasting: float = inf,
     ) -> None:
         self.position = after
         self._sources, self._key = sources, key
         self._heartbeat, self._buffer = heartbeat, buffer
         self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + lasting
         self._live = Subscription(key, buffer)
         self._ready: list[Chunk] = []
         self._shown = Shown()
@@ -104,7 +108,7 @@ class LegReader:
             yield self._prelude.pop(0)
         try:
             await self._sources.hub.add(self._live)
-            while not (self._ended or self._stopped):
+            while not (self._ended or self._stopped or self._loop.time() >= self._until):
                 if self._ready:
                     if chunk := self._send(self._ready.pop(0)):
                         yield chunk
@@ -259,10 +263,11 @@ class LegReader:
 
     def _patience(self) -> float:
         """Seconds to wait for something live. Heartbeats of many readers fall together, and share their reads."""
+        now = self._loop.time()
         if self._behind():
-            return max(0.001, self._next_look - self._loop.time())
+            return max(0.001, self._next_look - now)
         patience = self._heartbeat if self._sources.hub.connected else min(self._heartbeat, DEAF_LOOK)
-        return patience - self._loop.time() % min(BEAT, patience / 4)
+        return max(0.001, min(patience - now % min(BEAT, patience / 4), self._until - now))
 
     async def _ought_to_look(self) -> bool:
         """After a silence: whether the log knows more than this reader."""

@@ -6,11 +6,10 @@ Out: the SSE response, counted, bounded and ended with the process.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from math import inf
 from uuid import UUID
 
 from aiohttp import web
@@ -88,10 +87,11 @@ async def follow(
         heartbeat=settings.heartbeat,
         buffer=settings.reader_buffer_bytes,
         prelude=place.prelude,
+        lasting=_lasting(principal) if resumable else inf,
     )
     deps.streams.add(reader, principal.user_id, resumable=resumable)
     try:
-        with following(reader), _until(principal.expires_at if resumable else None, reader):
+        with following(reader):
             response = await open_stream(request)
             await stream(response, reader.chunks(), _form(protocol), deps.metrics)
     finally:
@@ -99,18 +99,9 @@ async def follow(
     return response
 
 
-@contextlib.contextmanager
-def _until(moment: datetime | None, reader: LegReader) -> Generator[None]:
-    """Stop the reader at that moment, or after a day if that is earlier."""
-    if moment is None:
-        yield
-        return
-    seconds = (moment - utcnow()).total_seconds() + LEEWAY
-    timer = asyncio.get_running_loop().call_later(min(max(0, seconds), LONGEST), reader.stop)
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _lasting(principal: Principal) -> float:
+    """Seconds until the principal's token has expired, or a day if that is earlier."""
+    return min((principal.expires_at - utcnow()).total_seconds() + LEEWAY, LONGEST)
 
 
 async def show(
