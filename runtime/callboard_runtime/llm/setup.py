@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 
+from callboard_runtime.llm.trims import apply_trims
 from callboard_runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def load() -> None:
     from crewai_core.lock_store import set_lock_backend
 
     set_lock_backend(_no_lock)
+    apply_trims()
     litellm.suppress_debug_info = True
     litellm.drop_params = True  # a parameter that one provider lacks must not fail its fallback
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
