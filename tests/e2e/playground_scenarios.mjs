@@ -1,8 +1,5 @@
 // What a person does with the playground; each returns what they then see.
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+import { flaws } from "./axe.mjs";
 
 async function say(page, text, agent = "chat") {
   await page.selectOption("#agent", agent);
@@ -15,13 +12,6 @@ const conversation = (page) => page.locator("#log").innerText();
 const books = (page) => page.evaluate(() => document.querySelector("#panel-events .hint").textContent);
 const idle = (page) => page.waitForFunction(() => document.querySelector("#connection").textContent === "idle");
 const focused = (page) => page.evaluate(() => document.activeElement.closest("[aria-label]")?.getAttribute("aria-label"));
-
-/** What axe finds wrong with the page as it is now. */
-async function flaws(page) {
-  await page.evaluate(AXE);
-  const { violations } = await page.evaluate(() => window.axe.run());
-  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.target.join(" ")).join(", ")}`);
-}
 
 /** Approve with edits, by keyboard alone. */
 export async function approval(stage) {

@@ -3,85 +3,26 @@
 `CALLBOARD_TEST_SHOTS=<folder>` keeps pictures of it.
 """
 
-import asyncio
-import json
 import os
-import shutil
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
+from e2e.driving import Driver, Mark, find_chromium
 from front_client import FrontClient, Json, fresh, token
 from promises import check_messages
-from services import TcpProxy, install
+from services import TcpProxy
 from stack import Callboard
-
-HERE = Path(__file__).parent
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.parametrize("setting", [("current", "rabbitmq")], ids=["rabbitmq"])]
 
-Mark = Callable[[], Awaitable[None]]
-
 
 @pytest.fixture(scope="session")
-def chromium() -> str:
-    """The browser's path; in CI it is installed if need be."""
-    if shutil.which("node") is None or not (HERE / "node_modules" / "playwright-core").is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("node packages are missing: run scripts/e2e_setup")
-    path = shutil.which("chromium")
-    if path is None and os.environ.get("CI") == "true" and install.packages("chromium", "fonts-dejavu-core"):
-        path = shutil.which("chromium")
-    if path is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is missing: apt-get install chromium")
-    return path
-
-
-class Driver:
-    """Node with a browser, for all scenarios of this session."""
-
-    def __init__(self, chromium: str) -> None:
-        self._process = subprocess.Popen(
-            ["node", "playground_drive.mjs", chromium],
-            cwd=HERE,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    async def play(self, about: Json, marks: dict[str, Mark]) -> Json:
-        """What the scenario reports; at each of its marks, the function of that name runs first."""
-        self._say(about)
-        while "mark" in (told := await asyncio.to_thread(self._hear)):
-            await marks[told["mark"]]()
-            self._say({})
-        assert "error" not in told, f"{told['error']}\n{told['problems']}"
-        return told
-
-    def close(self) -> None:
-        self._process.communicate(timeout=30)
-
-    def _say(self, message: Json) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
-
-    def _hear(self) -> Json:
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        if line := self._process.stdout.readline():
-            return json.loads(line)
-        raise RuntimeError(f"the browser's driver ended:\n{self._process.stderr.read()}")
-
-
-@pytest.fixture(scope="session")
-def driver(chromium: str) -> Iterator[Driver]:
-    driver = Driver(chromium)
+def driver() -> Iterator[Driver]:
+    driver = Driver(find_chromium(), "playground_scenarios.mjs")
     yield driver
     driver.close()
 

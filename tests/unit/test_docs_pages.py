@@ -13,7 +13,7 @@ from callboard_runtime.settings import PREFIX, ProviderKeys, Settings
 from unit import docs_pages as docs
 
 SOURCE_ROOTS = ("runtime", "actors", "http")
-NOT_SETTINGS = {"CALLBOARD_ENV_FILE"}  # read before the settings are
+NOT_SETTINGS = {"CALLBOARD_ENV_FILE", "CALLBOARD_TOKEN"}  # read before the settings are, and of who calls
 PAGES = pytest.mark.parametrize("page", docs.pages(), ids=lambda page: page.name)
 
 

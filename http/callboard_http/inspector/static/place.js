@@ -22,9 +22,9 @@ export class Place {
   /** Go to the same section with other filters; the focus stays in the form. */
   static filter(section, filters) {
     const kept = Object.entries(filters).filter(([, value]) => value);
-    Place.#filtered = true;
     const hash = `#/${section}${kept.length ? `?${new URLSearchParams(kept)}` : ""}`;
-    if (location.hash === hash) Place.#filtered = false;
+    if (location.hash === hash) return; // Enter in a changed field submits and changes
+    Place.#filtered = true;
     location.hash = hash;
   }
 }

@@ -4,7 +4,6 @@
 // Out: a JSON line per mark, {mark}, and at the end of each scenario {result, problems} or {error}
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
-import * as scenarios from "./playground_scenarios.mjs";
 
 const FLAGS = [
   "--headless",
@@ -18,6 +17,7 @@ const FLAGS = [
 ];
 const PATIENCE = 30_000; // milliseconds
 
+const scenarios = await import(`./${process.argv[3]}`);
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const tell = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 
