@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 import redis as redis_client
 
+import canaries
 from services import PostgresServer, RabbitServer, RedisServer, TcpProxy, install
 from services.session import Services
 
@@ -28,6 +29,7 @@ _BEHIND = {
     "private_rabbit": "private_rabbit",
 }
 _SERVICES = pytest.StashKey[Services]()
+_LEAKS = pytest.StashKey[list[canaries.Leak]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +46,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     for name in sorted(wanted & _BEHIND.keys()):
         session.config.stash[_SERVICES].begin(_BEHIND[name])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A secret in any log that a process of this session wrote fails the session."""
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    if factory is None or session.config.option.collectonly:
+        return
+    found = session.config.stash[_LEAKS] = sorted(set(canaries.leaks_of_files(factory.getbasetemp())), key=repr)
+    if found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for leak in config.stash.get(_LEAKS, []):
+        terminalreporter.write_line(f"LEAK {leak.what} is in {leak.where}", red=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

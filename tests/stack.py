@@ -29,6 +29,7 @@ import asyncpg
 from callboard_runtime.embedded.launch import launch_command
 from callboard_runtime.embedded.paths import free_port
 from callboard_runtime.persistence.database import driver_arguments
+from canaries import PROVIDER_KEY
 from front_client import JWT_SECRET, FrontClient, Json
 from services.process import wait_until
 
@@ -66,9 +67,13 @@ class Urls:
 
 
 class Zygote:
-    """The process that forks Callboard processes (see `tests/zygote.py`); it starts in the background."""
+    """The process that forks Callboard processes (see `tests/zygote.py`); it starts in the background.
 
-    def __init__(self, folder: Path) -> None:
+    `checkout` is the folder of another release, whose code the processes then run.
+    """
+
+    def __init__(self, folder: Path, checkout: Path | None = None) -> None:
+        self._checkout = checkout
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = folder / "zygote.log"
         self._process = _spawner.submit(self._spawn, theirs.fileno()).result()
@@ -78,12 +83,22 @@ class Zygote:
 
     def _spawn(self, descriptor: int) -> "subprocess.Popen[bytes]":
         argv = launch_command(
-            [sys.executable, str(_TESTS / "zygote.py"), str(descriptor)], account=None, death_signal=signal.SIGKILL
+            [sys.executable, str(self._tests / "zygote.py"), str(descriptor)], account=None, death_signal=signal.SIGKILL
         )
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                argv, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[descriptor]
+                argv, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[descriptor]
             )
+
+    @property
+    def _tests(self) -> Path:
+        return self._checkout / "tests" if self._checkout else _TESTS
+
+    def _environment(self) -> dict[str, str]:
+        if self._checkout is None:
+            return _environment()
+        roots = [str(self._checkout / name) for name in ("runtime", "actors", "http")]
+        return _environment() | {"PYTHONPATH": os.pathsep.join(roots)}
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> int:
         """Fork a process that runs this `callboard` command, and return its id."""
@@ -186,12 +201,17 @@ class Callboard:
     def __exit__(self, *_: object) -> None:
         self.kill_all()
 
+    def change_release(self, zygote: Zygote) -> None:
+        """Let processes that start from here on come from another release."""
+        self._zygote = zygote
+
     @property
     def environment(self) -> dict[str, str]:
         return {
             **self.urls.environment(),
             "CALLBOARD_REDIS_PREFIX": f"cbtest:{self.folder.name}",
             "CALLBOARD_AUTH__JWT_SECRET": JWT_SECRET,
+            "CALLBOARD_LLM__PROVIDER_KEYS__CANARY": PROVIDER_KEY,  # looked for in whatever is written
             "CALLBOARD_LLM__DEFAULT_MODEL": "scripted",
             "CALLBOARD_LLM__LEDGER": str(self.ledger_file),
             "CALLBOARD_HTTP__RUNS_PER_MINUTE": "1000000",
