@@ -106,7 +106,10 @@ class Installation:
             await asyncio.sleep(0.2 + pauses.random() * 1.5)  # the seed's own rhythm; nothing is waited for
             if working.done():
                 break
-            await striking.strike(heavy=heavy, name=first[number] if number < len(first) else None)
+            try:
+                await striking.strike(heavy=heavy, name=first[number] if number < len(first) else None)
+            except TimeoutError as error:  # of a process that was told to end
+                result.broken.setdefault(1, []).append(str(error))
         await striking.mend(PROCESSES)
         await working
         await self._at_rest(load, end_within / 3)

@@ -23,7 +23,7 @@ from callboard_runtime.errors import SettingsError, Unavailable
 from callboard_runtime.settings import Settings
 
 CONNECT_TIMEOUT = 5.0  # seconds
-COMMAND_TIMEOUT = 30.0  # seconds; a frozen server must not hold a caller for ever
+COMMAND_TIMEOUT = 15.0  # seconds; a server that froze or vanished must not hold a caller, or a shutdown, for long
 IDLE_TRANSACTION = 10.0  # seconds; what a frozen or vanished process had locked is free again after that
 POOL_TIMEOUT = 10.0  # seconds to wait for a free connection
 STATEMENTS = 256  # prepared statements kept per connection
