@@ -5,6 +5,7 @@ A statement is a transaction of its own here; what must not be kept makes the st
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -21,6 +22,7 @@ from callboard_runtime.persistence.database import (
 )
 from callboard_runtime.settings import Settings
 
+CLOSE_TIMEOUT = 5.0
 SERVER_SETTINGS = {
     "jit": "off",
     # The rows of a group come by primary key, however small the tables were when the plan was made.
@@ -62,8 +64,12 @@ class Connections:
             return await connection.fetch(statement, *parameters)
 
     async def close(self) -> None:
-        """Close what is open; statements under way end first."""
-        await self._pool.close()
+        """Close what is open; statements under way end first, within `CLOSE_TIMEOUT` seconds."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._pool.close()
+        except TimeoutError:  # a server that vanished says no goodbye
+            self._pool.terminate()
 
 
 async def _as_it_is(_: Any) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from callboard_actors.connections import Connections
 from callboard_actors.ownership import take_partition
 from callboard_runtime.domain.ids import session_uuid
 from callboard_runtime.domain.state_snapshot import StateSnapshot
@@ -23,6 +24,7 @@ from callboard_runtime.persistence.session_repository import (
     update_session_aggregate,
 )
 from callboard_runtime.persistence.tables import MessageRow, SessionRow
+from callboard_runtime.settings import Settings
 from services import TcpProxy
 
 
@@ -299,3 +301,20 @@ async def test_what_a_vanished_process_had_locked_is_free_again(
     with pytest.raises(Unavailable):
         await frozen_within_a_transaction()
     await frozen.dispose()
+
+
+async def test_a_server_that_vanished_holds_neither_commits_nor_the_end(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COMMAND_TIMEOUT", "CLOSE_TIMEOUT"):
+        monkeypatch.setattr(f"callboard_actors.connections.{name}", 0.5)
+    async with TcpProxy.for_url(postgres_url) as proxy, asyncio.timeout(60):
+        connections = await Connections.open(Settings(database_url=proxy.url(postgres_url)), 2, "vanishing")
+        await connections.fetch("SELECT 1")
+        proxy.vanish()
+        with pytest.raises(Unavailable):
+            await connections.fetch("SELECT 1")
+        assert [tuple(row) for row in await connections.fetch("SELECT 2")] == [(2,)]
+        proxy.vanish()
+        await connections.close()
+        proxy.bury()
