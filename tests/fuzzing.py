@@ -5,9 +5,12 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
+# What is tested runs beside the strategies and rolls dice, too, which Hypothesis takes for the strategies' doing.
+PLAYED_BESIDE = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 ASKED = int(os.environ.get("CALLBOARD_TEST_FUZZ", "0"))
 
 

@@ -166,7 +166,7 @@ def test_an_operation_answers_as_described(operation: Operation, mode: Generatio
 
 def furnish(case: Case, front: Front, pick: int) -> None:
     """Let the case name things that are there."""
-    for name in case.path_parameters or {}:
+    for name in {*case.path_parameters} & {"run_id", "session_id", "thread_id", "agent_id", "path"}:
         case.path_parameters[name] = front.known(name, pick)
     for name in ("user", "ticket"):
         case.query.pop(name, None)
