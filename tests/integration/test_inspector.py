@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -111,6 +112,21 @@ async def test_what_cannot_be_meant_is_refused_by_name(front: Front) -> None:
         answer = await front.call("GET", OPERATOR + query, as_=as_operator())
         assert (answer.status, answer.json["code"]) == (400, "INVALID_INPUT"), query
         assert answer.json["detail"].startswith(f"{field}: "), query
+
+
+async def test_the_page_is_for_everybody_and_loads_nothing_from_elsewhere(front: Front) -> None:
+    page = await front.call("GET", "/inspector", as_={})
+    policy = page.headers["Content-Security-Policy"]
+    assert page.status == 200
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert b"//" not in page.body
+    for name in re.findall(rb'(?:src|href)="((?:inspector|playground)/[^"]+)"', page.body):
+        assert (await front.call("GET", f"/{name.decode()}", as_={})).status == 200, name
+    known = await front.call("GET", "/inspector", as_={}, headers={"If-None-Match": page.headers["Etag"]})
+    assert (known.status, known.body) == (304, b"")
+    for wrong in ("..%2F__init__.py", "nothing.js", "views"):
+        assert (await front.call("GET", f"/inspector/{wrong}", as_={})).status == 404
 
 
 # -- lists ------------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class _Up:
 
     def _announce(self) -> None:
         model = "the packaged scripted model: set a provider's key, such as CALLBOARD_LLM__PROVIDER_KEYS__DEEPSEEK"
-        print(f"\nCallboard is up; its playground: {self._url}")
+        print(f"\nCallboard is up; its playground: {self._url}  its inspector: {self._url}/inspector")
         print(f"The model is {model if self._scripted else self._settings.llm.default_model or 'as configured'}.")
         print("Open the playground, or stream a run here (Ctrl-C ends Callboard):\n")
         print(_TRY.format(url=self._url), flush=True)
