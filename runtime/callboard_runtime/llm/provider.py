@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -15,6 +16,7 @@ from callboard_runtime.llm.libraries import (
     litellm,
 )
 from callboard_runtime.llm.messages import CallDelta, Delta, ModelCall, Usage
+from callboard_runtime.llm.setup import load_tokenizer
 from callboard_runtime.llm.sse import openai_chunks
 
 SCRIPTED = "callboard-scripted"
@@ -89,6 +91,8 @@ async def _short_way(raw: Any) -> AsyncGenerator[Delta]:
 
 async def _litellms_way(response: Any) -> AsyncGenerator[Delta]:
     """LiteLLM's normalised chunks, without the end and the token count that it makes up where none were sent."""
+    if not load_tokenizer.cache_info().currsize:
+        await asyncio.to_thread(load_tokenizer)  # else LiteLLM does it, and all other streams wait
     usage: Usage | None = None
     async for chunk in response:
         delta = read_chunk(chunk)

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 
+from callboard_runtime.garbage import nothing_collected
 from callboard_runtime.llm.trims import apply_trims
 from callboard_runtime.settings import Settings
 
@@ -35,7 +36,7 @@ def load() -> None:
     os.environ.update(SWITCHES)
     scratch = _scratch_dir()
     os.environ["CREWAI_STORAGE_DIR"] = scratch  # CrewAI joins it to HOME; an absolute path wins
-    with _home_at(scratch), warnings.catch_warnings():
+    with nothing_collected(), _home_at(scratch), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say about themselves while they are imported
         import crewai
         import litellm
@@ -59,12 +60,17 @@ def warm_up(settings: Settings | None = None) -> None:
     A prefork parent may call it: nothing is kicked off and no connection is opened.
     """
     load()
-    import litellm
-
     from callboard_runtime.llm.scripted import register
 
     register(settings.llm if settings else Settings().llm)
-    litellm.token_counter(model="gpt-4o-mini", text="x")  # pyright: ignore[reportUnknownMemberType]  # loads the tokenizer
+
+
+@cache
+def load_tokenizer() -> None:
+    """Load LiteLLM's tokenizer: half a second and a hundred megabytes, for streams that only LiteLLM can read."""
+    import litellm
+
+    litellm.token_counter(model="gpt-4o-mini", text="x")  # pyright: ignore[reportUnknownMemberType]
 
 
 async def close_clients() -> None:
