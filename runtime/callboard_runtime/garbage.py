@@ -12,7 +12,7 @@ LOOKS = 20  # at what is young, until the older is looked at, too
 
 @contextmanager
 def nothing_collected() -> Generator[None]:
-    """Collect nothing meanwhile: what imports make is no garbage, and a fifth of their time goes into looking for it."""
+    """Collect nothing meanwhile: what imports make is no garbage, and looking for it takes a fifth of their time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
