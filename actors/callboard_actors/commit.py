@@ -155,7 +155,7 @@ class Statement:
             self._add(f"UPDATE messages SET withdrawn = true WHERE run_id = ANY({runs})")
         if writes.deleted:
             sessions = self._ids(writes.deleted)
-            for table in ("messages", "runs", "event_segments"):
+            for table in ("messages", "runs", "event_segments", "command_claims"):
                 self._add(f"DELETE FROM {table} WHERE session_id = ANY({sessions})")
             self._add(f"DELETE FROM outbox WHERE kind = 'wakeup' AND session_id = ANY({sessions})")
 

@@ -24,7 +24,7 @@ from callboard_actors.stage import Stage
 from callboard_actors.store import Store
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.domain import events as e
-from callboard_runtime.domain.commands import Command, Reply
+from callboard_runtime.domain.commands import ClaimCheck, Command, Reply
 from callboard_runtime.errors import Refused
 from callboard_runtime.observe import tracing
 from callboard_runtime.observe.tracing import NO_SPAN
@@ -34,6 +34,7 @@ TRIES = 3  # of a command that fails as a bug would, before it is set aside
 LANES = 2  # commits under way at once; a partition's are always in the same one
 READS = 2  # reads under way at once
 LONG_READS = 4  # the same, of commands that need several reads or Redis
+CLAIMS = 4  # large commands fetched at once
 CONNECTIONS = LANES + READS
 
 
@@ -85,6 +86,7 @@ class Groups:
         self.services = services
         self._store, size = services.store, services.settings.actors.group_size
         self._fresh: list[Work] = []
+        self._claims = Stage(1, CLAIMS, self._fetch, self._again, self._failed)
         self._looks = Stage(READS, size, self._look, self._again, self._failed)
         self._gathers = Stage(LONG_READS, 1, self._gather, self._again, self._failed)
         self._lanes = [Stage(1, size, self._write, self._again, self._failed) for _ in range(LANES)]
@@ -98,6 +100,9 @@ class Groups:
     def _begin(self) -> None:
         fresh, self._fresh = self._fresh, []
         for work in fresh:
+            if isinstance(work.command, ClaimCheck):
+                self._claims.add(work)
+                continue
             held = work.home.sessions.get(work.command.session_id)
             facts = self._store.at_hand(held.snapshot, work.command) if held is not None else None
             if held is None or facts is None:
@@ -105,7 +110,20 @@ class Groups:
             else:
                 work.held = held
                 self._decide(work, facts)
+        self._claims.pump()
         self._looks.pump()
+        self._pump_lanes()
+
+    async def _fetch(self, group: Sequence[Work]) -> None:
+        """Put the large commands that wait in the database in their claims' places."""
+        claims = [work.command for work in group if isinstance(work.command, ClaimCheck)]
+        for work, found in zip(group, await self._store.claimed(claims), strict=True):
+            if isinstance(found, Refused):
+                work.outcome = found
+                self._lanes[work.home.partition % LANES].add(work)
+            else:
+                work.command = found
+                self.add(work)
         self._pump_lanes()
 
     async def _look(self, group: Sequence[Work]) -> None:

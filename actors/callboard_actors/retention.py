@@ -21,6 +21,7 @@ from callboard_runtime.settings import RetentionSettings
 EVERY = 600.0  # seconds between two looks
 AT_ONCE = 200  # runs, or epochs of the log, that one commit removes; the rest waits for the next look
 SESSIONS = 500  # commands per look
+CLAIMS_KEPT = 3600.0  # seconds
 
 _HOLDS = """
 SELECT DISTINCT r.session_id FROM runs r
@@ -45,6 +46,8 @@ _JOURNALS = "DELETE FROM run_steps WHERE run_id IN {old} RETURNING 1"
 _RUNS = "DELETE FROM runs WHERE id IN {old} RETURNING 1"
 _AUDIT = text("DELETE FROM audit_log WHERE at < now() - make_interval(secs => :seconds)")
 
+_CLAIMS = text("DELETE FROM command_claims WHERE created_at < now() - make_interval(secs => :seconds)")
+
 
 async def due(connection: AsyncConnection, kept: RetentionSettings) -> list[PruneSession]:
     """A command for every session that holds something past its time, at most `SESSIONS` of each kind."""
@@ -62,6 +65,11 @@ async def forget_audit(connection: AsyncConnection, kept: RetentionSettings) -> 
     """Remove old audit rows, which belong to no session's state."""
     if kept.audit:
         await connection.execute(_AUDIT, {"seconds": kept.audit})
+
+
+async def forget_claims(connection: AsyncConnection) -> None:
+    """Remove large commands whose messages will not come again."""
+    await connection.execute(_CLAIMS, {"seconds": CLAIMS_KEPT})
 
 
 def _limits(kept: RetentionSettings) -> dict[str, datetime]:

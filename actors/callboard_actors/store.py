@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors.commit import Fences, Versioned, commit
@@ -20,11 +21,14 @@ from callboard_actors.look import Found, look
 from callboard_actors.sessions import NEW, Held
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.config.loader import Rows, fetch_rows
-from callboard_runtime.domain.commands import Command
+from callboard_runtime.domain.commands import MAX_CLAIM_BYTES, ClaimCheck, Command, decode_command
 from callboard_runtime.domain.state_snapshot import StateSnapshot
+from callboard_runtime.errors import InvalidInput, Refused
 from callboard_runtime.persistence.database import connect
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.tail import TailStore
+
+_CLAIMED = text("SELECT id, body FROM command_claims WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 
 class Store(Protocol):
@@ -48,6 +52,10 @@ class Store(Protocol):
         Raises PartitionsLost when a partition or one of the sessions has another writer, RunIdTaken when a run id is
         another session's; after Unavailable nobody knows whether the group was written.
         """
+        ...
+
+    async def claimed(self, claims: Sequence[ClaimCheck]) -> list[Command | Refused]:
+        """The commands that claims stand for; a refusal for one that is not there, or is another session's."""
         ...
 
     async def forget(self, session_id: UUID) -> None:
@@ -86,11 +94,29 @@ class PostgresStore:
             agents = Agents(self._settings, partial(fetch_rows, db))
             return await self._gatherer.gather(db, agents, snapshot, command)
 
+    async def claimed(self, claims: Sequence[ClaimCheck]) -> list[Command | Refused]:
+        async with connect(self._engine) as db:
+            rows = await db.execute(_CLAIMED, {"ids": [claim.claim_id for claim in claims]})
+            bodies = {row.id: bytes(row.body) for row in rows}
+        return [_command(claim, bodies.get(claim.claim_id)) for claim in claims]
+
     async def commit(self, fences: Fences, group: Sequence[Versioned]) -> list[OutboxItem]:
         return await commit(self._connections, fences, group, announce=self._announce)
 
     async def forget(self, session_id: UUID) -> None:
         await self._tail.delete(session_id)
+
+
+def _command(claim: ClaimCheck, body: bytes | None) -> Command | Refused:
+    if body is None:
+        return InvalidInput("the command that was left in the database is not there any more; send the request again")
+    try:
+        command = decode_command(body, MAX_CLAIM_BYTES)
+    except Refused as error:
+        return error
+    if command.session_id != claim.session_id or isinstance(command, ClaimCheck):
+        return InvalidInput("the command that was left in the database is another session's")
+    return command
 
 
 async def _known(rows: Rows) -> Rows:

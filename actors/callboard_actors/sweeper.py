@@ -142,6 +142,7 @@ class Sweeper:
         for command in await retention.due(connection, self._kept):
             await self._tell(command.session_id, command)
         await retention.forget_audit(connection, self._kept)
+        await retention.forget_claims(connection)
 
     async def _clean_up(self, connection: AsyncConnection) -> None:
         await connection.execute(_FORGET, {"forget_after": FORGET_AFTER})

@@ -83,6 +83,9 @@ VALUES (:id, :actor, :action, :session_id, :run_id, :subject, '{}')
 """)
 
 
+_CLAIM = text("INSERT INTO command_claims (id, session_id, body) VALUES (:id, :session_id, :body)")
+
+
 class Records:
     """Reads of runs and of what their sessions know; raises Unavailable while the database is away."""
 
@@ -132,6 +135,13 @@ class Records:
         row = {"id": new_id(), "actor": actor, "action": action, "subject": subject}
         async with transaction(self._engine) as connection:
             await connection.execute(_AUDIT, {**row, "session_id": session_id, "run_id": run_id})
+
+    async def keep_command(self, session_id: UUID, body: bytes) -> UUID:
+        """Keep a command that is too large for a message for its actor; committed when this returns the claim's id."""
+        claim_id = new_id()
+        async with transaction(self._engine) as connection:
+            await connection.execute(_CLAIM, {"id": claim_id, "session_id": session_id, "body": body})
+        return claim_id
 
     async def ping(self) -> None:
         """Raises Unavailable unless the database answers."""

@@ -163,6 +163,7 @@ COMMANDS: list[c.Command] = [
     ),
     c.CancelRun(session_id=SESSION, user_id="ana", run_id="run-1", reason="why", not_after=NOW),
     c.DeleteSession(session_id=SESSION, user_id="ana", not_after=NOW),
+    c.ClaimCheck(session_id=SESSION, claim_id=RUN, not_after=NOW),
     c.StartRun(session_id=SESSION, run_id=RUN, leg=2, attempt_id=RUN, process="p"),
     c.BeginStep(**ATTEMPT, steps=(BEGIN,), records=(RECORD,), messages=(MESSAGE,)),
     c.RecordStep(**ATTEMPT, records=(RECORD,)),

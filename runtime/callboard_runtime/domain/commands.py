@@ -23,6 +23,7 @@ from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.errors import CallboardError, InvalidInput, TooLarge, from_code
 
 MAX_COMMAND_BYTES = 1024 * 1024
+MAX_CLAIM_BYTES = 32 * 1024 * 1024  # of a command that waits in the database; a request's body is smaller
 
 
 class _Command(Frozen):
@@ -222,19 +223,27 @@ class PruneSession(_Command):
     runs_before: datetime | None = None
 
 
+class ClaimCheck(_Command):
+    """In place of a command that is too large for a message: it waits in `command_claims` under this id."""
+
+    type: Literal["ClaimCheck"] = "ClaimCheck"
+    claim_id: UUID
+    not_after: datetime
+
+
 ClientCommand = AcceptRun | AcceptResume | CancelRun | DeleteSession
 AttemptCommand = BeginStep | RecordStep | AppendEvents | RequestTools | FinishRun | ReleaseRun
 SweeperCommand = ReapAttempt | EnforceDeadline | FailRun | ExpireToolCalls | PruneSession
-Command = ClientCommand | StartRun | AttemptCommand | SweeperCommand
+Command = ClientCommand | StartRun | AttemptCommand | SweeperCommand | ClaimCheck
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 
-def encode_command(command: Command) -> bytes:
-    """The command's wire form; raises TooLarge above 1 MiB."""
+def encode_command(command: Command, most: int = MAX_COMMAND_BYTES) -> bytes:
+    """The command's wire form; raises TooLarge above `most` bytes."""
     body = _COMMANDS.dump_json(command)
-    if len(body) > MAX_COMMAND_BYTES:
-        raise TooLarge(f"{command.type} has {len(body)} bytes; a command may have {MAX_COMMAND_BYTES}")
+    if len(body) > most:
+        raise TooLarge(f"{command.type} has {len(body)} bytes; a command may have {most}")
     return body
 
 
@@ -246,10 +255,10 @@ def has_nul(json: bytes) -> bool:
     return b"\\u0000" in json and _NUL.search(json) is not None
 
 
-def decode_command(body: bytes) -> Command:
+def decode_command(body: bytes, most: int = MAX_COMMAND_BYTES) -> Command:
     """Read a command; raises TooLarge or InvalidInput naming the field."""
-    if len(body) > MAX_COMMAND_BYTES:
-        raise TooLarge(f"command has {len(body)} bytes; it may have {MAX_COMMAND_BYTES}")
+    if len(body) > most:
+        raise TooLarge(f"command has {len(body)} bytes; it may have {most}")
     if has_nul(body):
         raise InvalidInput("command contains a NUL character; PostgreSQL cannot keep it: remove it")
     try:

@@ -317,6 +317,18 @@ class PartitionRow(Base):
     taken_at: Mapped[datetime | None]
 
 
+class CommandClaimRow(Base):
+    """A command that is too large for a message; it stays for an hour, in case its message comes again."""
+
+    __tablename__ = "command_claims"
+    __table_args__ = (Index("ix_command_claims_session_id", "session_id"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    session_id: Mapped[UUID]  # which may not exist yet
+    body: Mapped[bytes]  # the command's wire form
+    created_at: Mapped[datetime] = _now()
+
+
 class AuditRow(Base):
     """Who did what when: approvals, rejected tool results, cancels, refused access."""
 
