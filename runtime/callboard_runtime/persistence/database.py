@@ -35,6 +35,7 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,  # too many connections, no memory, no disk
     asyncpg.OperatorInterventionError,  # shutting down, starting up, statement timeout
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InvalidCachedStatementError,  # a migration changed a table under a prepared statement: it works anew
     ConnectionError,
     TimeoutError,
     socket.gaierror,
