@@ -69,3 +69,6 @@ export function facts(pairs) {
 
 export const code = (text, title) => h("code", { title: title ?? null }, text);
 export const link = (href, text, about = {}) => h("a", { href, ...about }, text);
+
+/** Text in which what stands between backticks is code. */
+export const prose = (text) => text.split("`").map((part, index) => (index % 2 ? code(part) : part));

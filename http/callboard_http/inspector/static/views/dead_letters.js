@@ -1,7 +1,7 @@
 // Messages that nobody could handle. Looking takes them out of the queue and puts them back, so it is done when asked.
 
 import { h } from "../../playground/dom.js";
-import { code, link, number, span, when } from "../format.js";
+import { code, link, number, when } from "../format.js";
 import { letterLink } from "../place.js";
 import { Table } from "../table.js";
 
@@ -24,7 +24,7 @@ export class DeadLettersView {
         ["Died", (letter) => when(letter.died_at)],
         ["Deaths", (letter) => number(letter.deaths), "number"],
         ["Bytes", (letter) => number(letter.bytes), "number"],
-        ["Session", (letter) => (letter.session ? code(letter.session) : null)],
+        ["Session", (letter) => (letter.session ? code(letter.session, letter.session) : null), "name"],
         ["Id", (letter) => code(letter.id)],
       ],
       (letter) => letter.id,

@@ -1,7 +1,7 @@
 // The system at a glance: what is wrong, who is there, what waits.
 
 import { h } from "../../playground/dom.js";
-import { link, number, when } from "../format.js";
+import { link, number, prose, when } from "../format.js";
 import { Table } from "../table.js";
 
 const KINDS = { http: "Fronts", actors: "Actors", worker: "Workers" };
@@ -56,7 +56,7 @@ export class OverviewView {
     if (text === this.judged) return;
     this.judged = text;
     this.verdict.dataset.tone = problems.length ? "error" : "good";
-    const told = problems.map((problem) => h("li", {}, problem));
+    const told = problems.map((problem) => h("li", {}, prose(problem)));
     this.verdict.replaceChildren(h("strong", {}, problems.length ? "Something is wrong" : "All is well"), problems.length ? h("ul", {}, told) : "");
   }
 }

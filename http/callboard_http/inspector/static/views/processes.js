@@ -1,7 +1,6 @@
 // Who runs, and who writes which partition.
 
 import { arrange, h } from "../../playground/dom.js";
-import { OperatorApi } from "../api.js";
 import { chip, code, number, when } from "../format.js";
 import { Table } from "../table.js";
 
