@@ -163,10 +163,6 @@ class Node:
         wait_until(lambda: not self.alive, f"end of {self.kind} after SIGTERM", timeout=timeout)
         return self.zygote.code(self.pid) or 0
 
-    def terminate(self) -> None:
-        """SIGTERM: it finishes what it must and goes."""
-        self._signal(signal.SIGTERM)
-
     def pause(self) -> None:
         """Freeze the process: its connections stay open and silent."""
         self._signal(signal.SIGSTOP)

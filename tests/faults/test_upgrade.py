@@ -65,8 +65,7 @@ async def replace(callboard: Callboard, kind: str) -> None:
     """One new process beside the old one, which is then told to stop."""
     [old] = callboard.of(kind)
     await asyncio.to_thread(callboard.start, kind)
-    old.terminate()
-    await until(lambda: not old.alive, f"the old {kind} to stop")
+    assert await asyncio.to_thread(old.stop) == 0
 
 
 async def test_a_release_replaces_the_former_one(
