@@ -122,7 +122,7 @@ class PartitionConsumer:
 
     def __init__(self, broker: RabbitBroker, partition: int, settings: ActorSettings, owner: PartitionOwner) -> None:
         self.partition, self.owner = partition, owner
-        self.joined = False
+        self.joined = self._unfinished = False
         self._broker = broker
         self._queue = partition_queue(partition, settings)
         self._subscriber = broker.subscriber(
@@ -155,14 +155,20 @@ class PartitionConsumer:
             await self._shut()
 
     async def rejoin(self) -> None:
-        """Go to the end of the line: `leave`, then `join`."""
+        """Go to the end of the line: `leave`, then `join`; when that fails, `consuming` says no until it succeeded."""
         async with self._moving, gone_when_broken():
-            await self._shut()
+            self._unfinished = True
+            try:
+                await self._shut()
+            finally:
+                # aio-pika may reopen the channel behind our back: who is not joined drops what arrives, for ever.
+                self.joined = True
+            self._unfinished = False
             await self._open()
 
     async def consuming(self) -> bool:
         """Whether the channel is open and the broker knows our consumer, as far as this side can tell."""
-        if self._consumed is None or self._consumed.channel.is_closed:
+        if self._unfinished or self._consumed is None or self._consumed.channel.is_closed:
             return False
         channel = await self._consumed.channel.get_underlay_channel()
         return isinstance(channel, aiormq.Channel) and bool(channel.consumers)

@@ -16,6 +16,7 @@ from callboard_actors.app import ActorApp, build_broker
 from callboard_actors.partitions import assign
 from callboard_actors.settle import Envelope
 from callboard_runtime.broker import topology
+from callboard_runtime.broker.connection import ConnectionGone
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, Settings
@@ -280,5 +281,23 @@ async def test_a_consumer_that_the_broker_forgot_is_set_up_again(world: World) -
             return False
 
     await eventually(consumed)
+    await world.publish(3)
+    await world.all_committed()
+
+
+async def test_a_move_that_fails_half_way_is_made_good(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection breaks while a channel is being closed, and aio-pika brings the consumer back by itself."""
+    app = await world.process("a")
+    await world.publish(3)
+    await world.all_committed()
+    item = app.partitions[SOME[0]]
+
+    async def broken(*_: object) -> None:
+        raise ConnectionError("the connection was closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(item._consumed.channel), "close", broken)  # type: ignore[union-attr]
+        with pytest.raises(ConnectionGone):
+            await item.rejoin()
     await world.publish(3)
     await world.all_committed()
