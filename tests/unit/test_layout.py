@@ -55,3 +55,8 @@ def test_all_layers_are_held_apart_by_contracts() -> None:
     }
     assert {("callboard_runtime", "callboard_actors"), ("callboard_runtime", "callboard_http")} <= forbidden
     assert {("callboard_http", name) for name in ("crewai", "litellm", "celery")} <= forbidden
+
+
+def test_nothing_compiled_is_kept() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    assert [name for name in tracked if name.endswith(".pyc") or "node_modules/" in name] == []
