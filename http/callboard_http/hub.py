@@ -132,8 +132,8 @@ class EventHub:
     async def add(self, subscription: Subscription) -> None:
         """Deliver to it from now on; what was published before is in the log or the tail.
 
-        While the broker is away, or silent for `BIND_TIMEOUT`, the subscription stays silent; it is bound, and poked,
-        when the broker is back.
+        While the broker is away, or silent for `BIND_TIMEOUT`, the subscription stays silent; it is poked when the
+        broker is back and its lane is bound.
         """
         self._sessions.setdefault(str(subscription.key.session_id), set()).add(subscription)
         await self._listen(lane_of(subscription.key.session_id))
@@ -157,8 +157,11 @@ class EventHub:
         if timer := self._unbinding.pop(lane, None):
             timer.cancel()
         if self._line is not None:
-            with contextlib.suppress(ConnectionGone, TimeoutError):  # then the next connection binds it, and pokes
-                await asyncio.wait_for(self._line.bind(lane), BIND_TIMEOUT)
+            binding = self._line.bind(lane)
+            if not binding.done():
+                await asyncio.wait((binding,), timeout=BIND_TIMEOUT)
+            if not binding.done():
+                binding.add_done_callback(lambda _: self.poke())  # what was published in the meantime went past
 
     def _leave(self, lane: int) -> None:
         self._lanes[lane] -= 1
@@ -185,7 +188,7 @@ class EventHub:
         await line.open(self._receive)
         self._line = line  # from here on a new subscription binds its lane itself
         for lane in [lane for lane, listeners in self._lanes.items() if listeners > 0]:
-            await line.bind(lane)
+            await asyncio.shield(line.bind(lane))
         self.poke()  # whatever was published in the meantime went past
         return line
 
@@ -225,12 +228,12 @@ class _Lanes(Line):
         self._queue = str(declared.queue)
         await self.channel.basic_consume(self._queue, receive, no_ack=True)
 
-    async def bind(self, lane: int) -> None:
-        """Return when the lane is bound, whoever asked for it first. Raises ConnectionGone."""
+    def bind(self, lane: int) -> asyncio.Task[None]:
+        """Done when the lane is bound, whoever asked for it first; raises ConnectionGone: the next connection binds."""
         if lane not in self._bindings:
             self._bindings[lane] = asyncio.create_task(self._bind(lane))
             self._bindings[lane].add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._bindings[lane])
+        return self._bindings[lane]
 
     async def unbind(self, lane: int) -> None:
         self._bindings.pop(lane, None)
