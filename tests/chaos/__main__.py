@@ -60,7 +60,8 @@ async def _run(options: argparse.Namespace, services: Services, zygote: Zygote, 
     if options.plants is not None:
         return await _find_plants(options.plants or list(plants.EVERY), seed, services, zygote, folder)
     if options.takeovers:
-        console.print(takeover.shown(await takeover.measure(services, zygote, folder / "takeover", options.takeovers)))
+        found = await takeover.measure(services, zygote, folder / "takeover", options.takeovers)
+        console.print(takeover.shown(found), highlight=False, soft_wrap=True)
         return 0
     result = Result(seed)
     async with installation(services, zygote, folder / "chaos") as it:
