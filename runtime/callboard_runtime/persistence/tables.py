@@ -292,6 +292,39 @@ class OutboxRow(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class WebhookDeliveryRow(Base):
+    """What one URL is told of one event: due until it was delivered or given up, then a line of the log."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index(
+            "ix_webhook_deliveries_open",
+            "endpoint",
+            "due_at",
+            postgresql_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
+        ),
+        Index("ix_webhook_deliveries_created_at", "created_at"),
+        Index("ix_webhook_deliveries_session_id", "session_id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    event_id: Mapped[UUID]  # the same for every URL, and in every copy
+    endpoint: Mapped[UUID]  # stands for the whole URL
+    url: Mapped[str]  # without its query
+    type: Mapped[str]
+    session_id: Mapped[UUID]
+    run_id: Mapped[UUID]
+    body: Mapped[dict[str, Any] | None]  # none once it was delivered
+    attempts: Mapped[int] = _zero()
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None]
+    due_at: Mapped[datetime] = _now()
+    attempted_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+    given_up_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+
+
 class ProcessRow(Base):
     """A living process and what it is doing; `beat_at` is the database's clock."""
 
