@@ -29,8 +29,8 @@ from callboard_runtime.domain.ids import partition_of, run_uuid, session_uuid, u
 from contracts.ingress_client import PATIENCE, Integration, run_input, token
 from contracts.test_ingress import actors, app, front, settings  # noqa: F401 - fixtures
 from fuzzing import PLAYED_BESIDE, explore
+from integration.api_stage import Worker, approval
 from integration.http_harness import USER, Front
-from integration.test_http_api import Worker, approval
 
 pytestmark = [pytest.mark.timeout(240), PLAYED_BESIDE]
 

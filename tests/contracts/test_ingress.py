@@ -22,8 +22,8 @@ from callboard_runtime.domain.ids import session_uuid
 from callboard_runtime.settings import ActorSettings, IngressSettings, LlmSettings, Settings
 from contracts.ingress_client import Integration, integration, run_input, running_actors, token
 from contracts.peers import eventually, partition_queues
+from integration.api_stage import Worker, frontend
 from integration.http_harness import USER, Front, headers, make_settings, serving
-from integration.test_http_api import Worker, frontend
 
 RUNS = "/api/v1/agent/runs"
 

@@ -26,9 +26,8 @@ from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.settings import Settings
 from contracts.ingress_client import Integration, integration, token
 from fuzzing import PLAYED_BESIDE, explore
-
-from .http_harness import USER, Front, delta, headers
-from .test_http_api import Worker, actors, approval, body, commands, front, frontend, settings  # noqa: F401 - fixtures
+from integration.api_stage import Worker, approval, body, frontend
+from integration.http_harness import USER, Front, delta, headers
 
 MARK = "what-only-ada-may-see-5b1f"
 ATTACKER = "mallory"
@@ -138,7 +137,7 @@ def envelopes(run: str, thread: str) -> list[dict[str, Any]]:
 class World:
     """A victim with a run that ended and one that waits, and an attacker with a run of the same name."""
 
-    def __init__(self, front: Front, app: Integration, tickets: list[str]) -> None:  # noqa: F811
+    def __init__(self, front: Front, app: Integration, tickets: list[str]) -> None:
         self.front, self.app, self.tickets = front, app, tickets
 
     async def rows(self) -> dict[str, Any]:
@@ -202,7 +201,7 @@ async def _read(response: aiohttp.ClientResponse) -> str:
 
 
 @pytest.fixture
-async def world(front: Front, commands: CommandClient, settings: Settings) -> AsyncIterator[World]:  # noqa: F811
+async def world(front: Front, commands: CommandClient, settings: Settings) -> AsyncIterator[World]:
     await front.call("POST", "/api/v1/agent/runs", json=body("r0", "t0", MARK))
     worker = await Worker.start(commands, "r0", thread="t0")
     place = {"session_id": session_uuid(USER, "t0"), "run_id": run_uuid(USER, "r0")}

@@ -1,0 +1,56 @@
+"""A front before a real actor process on an embedded broker; the workers are played by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from callboard_actors.wiring import actor_process
+from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
+from integration.http_harness import (
+    Backstage,
+    Front,
+    backstage,
+    make_settings,
+    serving,
+)
+
+
+@pytest.fixture
+def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
+    made = make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
+    return made.model_copy(
+        update={"llm": LlmSettings(default_model="scripted"), "actors": ActorSettings(standby_delay=0)}
+    )
+
+
+@pytest.fixture
+async def actors(settings: Settings) -> AsyncIterator[None]:
+    async with actor_process(settings) as process:
+        duties = [asyncio.create_task(duty()) for duty in process.duties()]
+        yield
+        for duty in duties:
+            duty.cancel()
+        await asyncio.gather(*duties, return_exceptions=True)
+
+
+@pytest.fixture
+async def front(settings: Settings, actors: None) -> AsyncIterator[Front]:
+    async with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def stage(settings: Settings) -> AsyncIterator[Backstage]:
+    async with backstage(settings) as hands:
+        yield hands
+
+
+@pytest.fixture
+async def commands(settings: Settings) -> AsyncIterator[CommandClient]:
+    client = await CommandClient.connect(settings.required_amqp_url(), "worker")
+    yield client
+    await client.close()
