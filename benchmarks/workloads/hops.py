@@ -19,9 +19,8 @@ from callboard_runtime.load.stats import spread
 
 PACE = 10  # ms per token
 ROWS = """
-SELECT r.created_at AS committed, a.started_at AS started, s.begun_at AS step, s.recorded_at AS recorded,
-       r.ended_at AS ended
-  FROM runs r JOIN run_attempts a ON a.run_id = r.id JOIN run_steps s ON s.run_id = r.id
+SELECT r.created_at AS committed, s.begun_at AS step, r.ended_at AS ended
+  FROM runs r JOIN run_steps s ON s.run_id = r.id
  WHERE r.client_run_id = $1 AND s.kind = 'model'
 """
 Moments = dict[str, float]
@@ -30,15 +29,13 @@ Watched = tuple[Moments, list[float]]  # and the seconds that each token took fr
 # A hop, and the two moments between which it lies.
 HOPS: tuple[tuple[str, str, str], ...] = (
     ("accept: POST, command to the actor, decision, begin of the commit", "posted", "committed"),
-    ("wake-up: commit, outbox relay, Celery, worker, StartRun, begin of its commit", "committed", "started"),
-    ("start: commit, brief from PostgreSQL, crew and its kick-off, BeginStep", "started", "step"),
+    ("wake-up: commit, relay, Celery, brief, crew and kick-off, StartRun, begin of its commit", "committed", "step"),
     ("request: commit, LiteLLM, HTTP to the model", "step", "model_received"),
     ("(the model: to its first token)", "model_received", "model_first"),
     ("first token: LiteLLM, emitter, Redis, lane, front, browser", "model_first", "first_shown"),
     ("(the model: to its last token)", "model_first", "model_last"),
     ("last token to the browser", "model_last", "last_shown"),
-    ("record: last token to the commit of the step", "model_last", "recorded"),
-    ("end: to the commit of FinishRun", "recorded", "ended"),
+    ("end: last token to the commit of FinishRun with the answer's record", "model_last", "ended"),
     ("closing event: commit, relay, front, browser", "ended", "closed"),
     ("TTFT as the user sees it", "posted", "first_shown"),
     ("TTFT without the model's own time", "", ""),
