@@ -136,6 +136,9 @@ class PartitionConsumer:
             description="Commands of the sessions of one partition, in order; one process consumes at a time.",
         )
         self._subscriber(self._handler())
+        # FastStream declares, consumes, recovers and documents. Its own way to a handler, with scopes and middlewares
+        # for each message, only unpacks what is taken here as it came.
+        self._subscriber.consume = self._consume
         self._consumed: AbstractRobustQueue | None = None
         self._acks: Acknowledger | None = None
         self._moving = asyncio.Lock()
@@ -198,6 +201,9 @@ class PartitionConsumer:
     async def _on_channel_closed(self, *_: object) -> None:
         # Also when the connection broke: aio-pika then reopens the channel by itself, and deliveries name a new one.
         self.owner.drop()
+
+    async def _consume(self, msg: IncomingMessage) -> None:
+        self._deliver(msg)
 
     def _handler(self) -> Callable[[bytes], Any]:
         async def on_command(body: bytes) -> None:

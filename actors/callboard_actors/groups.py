@@ -32,7 +32,7 @@ from callboard_runtime.settings import Settings
 
 TRIES = 3  # of a command that fails as a bug would, before it is set aside
 LANES = 2  # commits under way at once; a partition's are always in the same one
-READS = 2  # reads under way at once
+READS = 1  # reads under way at once
 LONG_READS = 4  # the same, of commands that need several reads or Redis
 CLAIMS = 4  # large commands fetched at once
 CONNECTIONS = LANES + READS

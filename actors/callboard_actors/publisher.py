@@ -5,14 +5,20 @@ One connection, apart from the consuming one: a broker that throttles publishers
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Self
+from collections import deque
+from typing import Any, Self
 
 import aio_pika
 import aiormq.abc
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import DeliveryError
 from aiormq import spec
+from aiormq.abc import ChannelFrame
+from pamqp.base import Frame
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
 
 from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line, open_channel
 from callboard_runtime.broker.topology_setup import declare
@@ -23,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 TRANSIENT = 1
 CONFIRM_TIMEOUT = 5.0  # seconds
-REPLY_TIMEOUT = 1.0  # seconds
+MOST_REPLIES = 10_000  # that wait for a connection which takes nothing
+TOGETHER = 64  # replies in one write
+FRAME = 64 * 1024  # bytes of a body in one frame; every broker takes that much
 
 
 class _ActorLine(Line):
@@ -31,7 +39,56 @@ class _ActorLine(Line):
 
     def __init__(self, confirmed: aiormq.abc.AbstractChannel, replies: aiormq.abc.AbstractChannel) -> None:
         super().__init__(confirmed)
-        self.replies = Line(replies)
+        self.replies = ReplyWriter(replies)
+
+    def lost(self) -> None:
+        self.replies.lost()
+
+
+_untyped: Any = ChannelFrame  # its future says nothing of what it holds
+
+
+class ReplyWriter:
+    """Writes replies on one channel: those of one turn of the event loop travel together.
+
+    Nobody waits for them: what the broker does not take is dropped, the oldest first, and callers send again.
+    """
+
+    def __init__(self, channel: aiormq.abc.AbstractChannel) -> None:
+        self._channel: Any = channel  # its write_queue and number are missing from the base class
+        self._waiting: deque[tuple[str, str, bytes]] = deque(maxlen=MOST_REPLIES)
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, reply_to: str, correlation_id: str, body: bytes) -> None:
+        """Have a reply written soon."""
+        self._waiting.append((reply_to, correlation_id, body))
+        if self._task is None:
+            self._task = asyncio.create_task(self._write())
+
+    def lost(self) -> None:
+        """Give up: the channel is gone."""
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                frames = _untyped.marshall(frames=self._frames(), channel_number=self._channel.number)
+                await self._channel.write_queue.put(frames)
+        finally:
+            self._task = None
+
+    def _frames(self) -> list[Frame | ContentHeader | ContentBody]:
+        frames: list[Frame | ContentHeader | ContentBody] = []
+        for _ in range(min(len(self._waiting), TOGETHER)):
+            reply_to, correlation_id, body = self._waiting.popleft()
+            properties = spec.Basic.Properties(
+                content_type="application/json", correlation_id=correlation_id, delivery_mode=TRANSIENT
+            )
+            frames += (spec.Basic.Publish(routing_key=reply_to), ContentHeader(0, len(body), properties))
+            frames += (ContentBody(body[at : at + FRAME]) for at in range(0, len(body), FRAME))
+        return frames
 
 
 class ActorPublisher:
@@ -57,15 +114,8 @@ class ActorPublisher:
     async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         """Answer a caller, at most once and without waiting: a caller that hears nothing sends its command again."""
         line = self._link.current
-        if line is None:
-            return
-        properties = spec.Basic.Properties(
-            content_type="application/json", correlation_id=correlation_id, delivery_mode=TRANSIENT, message_id="-"
-        )
-        try:
-            await line.replies.publish("", reply_to, body, properties, timeout=REPLY_TIMEOUT)
-        except (ConnectionGone, DeliveryError, TimeoutError) as error:
-            logger.debug("a reply was dropped: %s", error, extra={"action": "reply_dropped"})
+        if line is not None:
+            line.replies.add(reply_to, correlation_id, body)
 
     async def confirmed(self, exchange: str, routing_key: str, message: aio_pika.Message, *, mandatory: bool) -> None:
         """Publish, and return when the broker has it. Raises Unavailable."""

@@ -22,6 +22,7 @@ from callboard_actors.app import ActorApp, build_broker
 from callboard_actors.connections import Connections
 from callboard_actors.dead_letters import DeadLetterWatch
 from callboard_actors.groups import CONNECTIONS, Groups, Services
+from callboard_actors.heap import settle_heap
 from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.publisher import ActorPublisher
 from callboard_actors.relay import OutboxRelay
@@ -84,6 +85,7 @@ async def run_actors(settings: Settings) -> None:
     with endpoint.serving(settings.metrics) as health:
         async with actor_process(settings) as process, asyncio.TaskGroup() as duties:
             process.watch(health)
+            settle_heap()
             for duty in process.duties():
                 duties.create_task(duty())
 

@@ -20,6 +20,7 @@ from benchmarks.sizes import Sizes
 from benchmarks.world import Stack, World, say
 from callboard_actors.connections import Connections
 from callboard_actors.groups import CONNECTIONS, Groups, Services
+from callboard_actors.heap import settle_heap
 from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.settle import Envelope
 from callboard_actors.store import PostgresStore
@@ -45,6 +46,7 @@ DELTA: AguiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "
 def run(world: World, sizes: Sizes) -> Result:
     say(f"actor_commits: {sizes.sessions} sessions")
     grouped = ActorSettings().group_size
+    settle_heap()
     with world.stack() as stack:
         ours = uvloop.run(_actor(stack, sizes.sessions, f"actor, groups of at most {grouped}", grouped))
     with world.stack() as stack:

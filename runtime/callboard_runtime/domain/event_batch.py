@@ -73,4 +73,4 @@ def to_line(event: AguiEvent) -> str:
 
 def batch(epoch: int, first_seq: int, events: Iterable[AguiEvent]) -> EventBatch:
     """Number `events` from `first_seq`."""
-    return EventBatch(epoch=epoch, first_seq=first_seq, lines=tuple(to_line(event) for event in events))
+    return EventBatch.model_construct(epoch=epoch, first_seq=first_seq, lines=tuple(map(to_line, events)))

@@ -50,6 +50,9 @@ class ToolCallStatus(StrEnum):
 OPEN_CALLS = frozenset({ToolCallStatus.PENDING_APPROVAL, ToolCallStatus.PENDING_RESULT, ToolCallStatus.OUTCOME_UNKNOWN})
 
 
+_set = object.__setattr__
+
+
 class Frozen(BaseModel):
     """A value that is replaced, never changed."""
 
@@ -57,7 +60,13 @@ class Frozen(BaseModel):
 
     def but(self, **changes: Any) -> Self:
         """A copy with some fields replaced; the values are taken as they are, without validation."""
-        return self.model_copy(update=changes)
+        # What model_copy does, in half the time: an actor makes a dozen of these for every command.
+        copy = self.__class__.__new__(self.__class__)
+        _set(copy, "__dict__", {**self.__dict__, **changes})
+        _set(copy, "__pydantic_fields_set__", self.__pydantic_fields_set__ | changes.keys())
+        _set(copy, "__pydantic_extra__", None)
+        _set(copy, "__pydantic_private__", None)
+        return copy
 
 
 class PendingToolCall(Frozen):

@@ -44,7 +44,7 @@ class UsageTotals(BaseModel):
 
     def plus(self, call: CallUsage) -> UsageTotals:
         """These totals with one more call in them."""
-        return UsageTotals(
+        return UsageTotals.model_construct(
             calls=self.calls + 1,
             input_tokens=self.input_tokens + call.input_tokens,
             output_tokens=self.output_tokens + call.output_tokens,
