@@ -74,6 +74,8 @@ def _become(request: dict[str, object], parent: int) -> None:
         os.dup2(log, descriptor)
     os.close(log)
     os.environ.update(request["env"])  # type: ignore[arg-type]
+    if folder := os.environ.get("CALLBOARD_TEST_PACKAGES"):  # behind everything that is installed
+        sys.path.append(folder)
     sys.argv = list(request["start"])  # type: ignore[call-overload]
     random.seed()
     if name := os.environ.get("CALLBOARD_TEST_PLANT"):

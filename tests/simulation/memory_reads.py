@@ -12,6 +12,7 @@ from callboard_actors.commit import Fences, Versioned
 from callboard_actors.facts import Facts, KnownAttempt, KnownRun
 from callboard_actors.sessions import NEW, Held
 from callboard_actors.writes import OutboxItem, Row
+from callboard_runtime.config.resolver import RuntimeConfig
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
 from callboard_runtime.domain.ids import run_uuid
@@ -209,7 +210,7 @@ def _read_brief(tables: Tables, run_id: UUID, answer: c.StartAnswer) -> RunBrief
         leg=answer.leg,
         epoch=answer.epoch,
         attempt=answer.attempt,
-        config=None,  # type: ignore[arg-type]
+        config=RuntimeConfig(agent_id="default", workflow_stages=(), stages={}),
         input=RunInput.model_validate(run["input"]),
         journal=tuple(map(_journal_row, steps)),
         deadline=answer.deadline,

@@ -12,18 +12,21 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
+FLOWS_LOCK = (ROOT / "requirements.flows.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+APART = ("flows",)  # extras with a lock of their own
 PYTHONS = ("3.11.9", "3.12.9", "3.13.9")
 
 
-def _locked() -> list[Requirement]:
-    lines = LOCK.replace("\\\n", " ").splitlines()
+def _locked(lock: str = LOCK) -> list[Requirement]:
+    lines = lock.replace("\\\n", " ").splitlines()
     return [Requirement(line.split("--hash")[0].strip()) for line in lines if line.strip()]
 
 
 def _wanted() -> list[Requirement]:
     project = PROJECT["project"]
-    extras = [text for name, texts in project["optional-dependencies"].items() if name != "all" for text in texts]
+    apart = ("all", *APART)
+    extras = [text for name, texts in project["optional-dependencies"].items() if name not in apart for text in texts]
     return [Requirement(text) for text in (*project["dependencies"], *extras, *PROJECT["dependency-groups"]["dev"])]
 
 
@@ -51,14 +54,27 @@ def test_every_dependency_is_locked_within_its_bounds(wanted: Requirement, pytho
     assert Version(version) in wanted.specifier
 
 
-def test_every_locked_package_has_hashes() -> None:
-    entries = re.split(r"\n(?=\S)", LOCK.strip())
+def test_the_lock_for_flows_fits_the_extra() -> None:
+    wanted = [Requirement(text) for name in APART for text in PROJECT["project"]["optional-dependencies"][name]]
+    locked = {canonicalize_name(lock.name): lock for lock in _locked(FLOWS_LOCK)}
+    worker = {canonicalize_name(lock.name): lock for lock in _locked() if lock.marker is None}
+    for requirement in wanted:
+        version = next(iter(locked[canonicalize_name(requirement.name)].specifier)).version
+        assert Version(version) in requirement.specifier
+    for name in ("crewai", "litellm"):  # what flows are tested with is what workers have
+        assert str(locked[name].specifier) == str(worker[name].specifier)
+
+
+@pytest.mark.parametrize("lock", [LOCK, FLOWS_LOCK], ids=["all", "flows"])
+def test_every_locked_package_has_hashes(lock: str) -> None:
+    entries = re.split(r"\n(?=\S)", lock.strip())
     assert len(entries) > 100
     assert [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 
-def test_the_lock_names_no_address_and_no_path() -> None:
-    assert not re.search(r"://|@ |^-|\bfile:", LOCK, re.MULTILINE)
+@pytest.mark.parametrize("lock", [LOCK, FLOWS_LOCK], ids=["all", "flows"])
+def test_the_lock_names_no_address_and_no_path(lock: str) -> None:
+    assert not re.search(r"://|@ |^-|\bfile:", lock, re.MULTILINE)
 
 
 @pytest.mark.parametrize("wanted", _wanted(), ids=lambda requirement: requirement.name)

@@ -56,7 +56,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ahead(*, broken: bool = False) -> Ahead:
-    brief: Any = SimpleNamespace(run_id=uuid.UUID(int=1), broken=broken)
+    brief: Any = SimpleNamespace(run_id=uuid.UUID(int=1), broken=broken, config=SimpleNamespace(flow=None))
     return Ahead(brief, Settings())
 
 

@@ -123,7 +123,7 @@ async def conduct(
     crew = Crew(play)
     monkeypatch.setitem(sys.modules, "callboard_runtime.crew.runtime", SimpleNamespace(CrewAIRuntime=crew))
     settings = Settings(runs=RunSettings(cancel_grace=0.02), worker=WorkerSettings(drain=0.02))
-    brief: Any = SimpleNamespace(run_id=uuid.UUID(int=2))
+    brief: Any = SimpleNamespace(run_id=uuid.UUID(int=2), config=SimpleNamespace(flow=None))
     stream = RunStream(Sink())
     play = set_going(brief, books, stream, settings)  # type: ignore[arg-type]
     conducting = asyncio.create_task(Conductor(books, stream, settings).conduct(play))  # type: ignore[arg-type]

@@ -207,6 +207,7 @@ def _findings(name: str, rows: Rows, static: StaticConfig, settings: Settings, d
     except ConfigError as error:
         return [Finding(workflow=name, result="error", detail=error.message)]
     stages = ", ".join(f"{stage.name} ({stage.llm.model_code})" for stage in config.stages.values())
+    stages = stages if config.flow is None else f"flow {config.flow.flow}"
     warnings = [*_missing_keys(config, settings), *_missing_tools(config, directory)]
     return [
         Finding(workflow=name, result="ok", detail=stages),

@@ -106,3 +106,10 @@ class ManagerConfig(Part):
 
     agent: AgentConfig
     llm: LlmConfig
+
+
+class FlowConfig(Part):
+    """A flow: its class, and the model that answers it instead of those that its calls name."""
+
+    flow: str  # "module:Class"
+    llm: LlmConfig | None = None

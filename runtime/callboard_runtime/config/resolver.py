@@ -13,6 +13,7 @@ from callboard_runtime.config.parts import (
     SCRIPTED_MODEL,
     SCRIPTED_PROVIDER,
     AgentConfig,
+    FlowConfig,
     LlmConfig,
     LlmParams,
     ManagerConfig,
@@ -55,6 +56,7 @@ class RuntimeConfig(Part):
     workflow_stages: tuple[str, ...]
     stages: dict[str, StageConfig]
     manager: ManagerConfig | None = None
+    flow: FlowConfig | None = None  # instead of stages
     tools: dict[str, ToolConfig] = Field(default_factory=dict[str, ToolConfig])
 
     if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class RuntimeConfig(Part):
 
     def to_json(self) -> dict[str, Any]:
         """The form that is pinned in `runs.config`; `load` reads it back."""
-        return self.model_dump(mode="json")
+        # A former release does not know flows: it goes on reading the configuration of crews.
+        return self.model_dump(mode="json", exclude=None if self.flow else {"flow"})
 
 
 def resolve_agent_runtime_config(
@@ -175,6 +178,7 @@ class Resolver:
             workflow_stages=tuple(stages),
             stages=stages,
             manager=self._manager(flow, agent_id),
+            flow=self._flow(flow, agent_id),
             tools={name: self._tool(name) for name in sorted(used)},
         )
 
@@ -194,6 +198,13 @@ class Resolver:
             return None
         self._require_enabled(flow.manager, agent_id)
         return ManagerConfig(agent=self._agent(flow.manager), llm=self._model_of(flow.manager))
+
+    def _flow(self, flow: WorkflowSpec, agent_id: str) -> FlowConfig | None:
+        if flow.flow is None:
+            return None
+        where = self._static.where("workflow", agent_id, "model_code")
+        model = self._model(flow.model_code, where, f"{agent_id}.model_code") if flow.model_code else None
+        return FlowConfig(flow=flow.flow, llm=LlmConfig(**dict(model)) if model else None)
 
     def _require_enabled(self, agent: str, agent_id: str) -> None:
         row = self._rows.get(agent)

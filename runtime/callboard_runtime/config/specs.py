@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 
 from callboard_runtime.config.parts import LlmParams, Part, Process
 from callboard_runtime.config.providers import provider_of
@@ -14,6 +14,7 @@ from callboard_runtime.domain.tool_schema import schema_problem
 from callboard_runtime.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]  # module:name
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 
 PROMPTS = ("role", "goal", "backstory", "description", "expected_output")
@@ -60,15 +61,39 @@ class StageSpec(Part):
 
 
 class WorkflowSpec(Part):
-    """An entry of workflow.yaml: a crew."""
+    """An entry of workflow.yaml: a crew of stages, or a flow, which is Python."""
 
     description: str = ""
+    flow: Reference | None = None
+    model_code: str | None = Field(default=None, min_length=1)  # instead of the models that the flow's calls name
     process: Process = Process.SEQUENTIAL
     manager: str | None = None
-    stages: tuple[StageSpec, ...] = Field(min_length=1)
+    stages: tuple[StageSpec, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flows_have_no_stages(cls, value: object) -> object:
+        return {"stages": (), **value} if isinstance(value, Mapping) and "flow" in value else value  # pyright: ignore[reportUnknownVariableType]
+
+    @field_validator("stages")
+    @classmethod
+    def _some(cls, stages: tuple[StageSpec, ...], info: ValidationInfo) -> tuple[StageSpec, ...]:
+        if not stages and info.data.get("flow") is None:
+            raise ValueError("there must be one at least; or name a `flow: module:Class` instead")
+        return stages
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.flow is not None and (self.stages or self.manager):
+            raise ValueError("`flow` and `stages` exclude each other; `stages: []` takes away those of a packaged one")
+        if self.flow is None and self.model_code is not None:
+            raise ValueError("`model_code` belongs to a flow; the stages of a crew have the models of their agents")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.flow is not None:
+            return self
         names = [stage.name for stage in self.stages]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"stage {repeated[0]!r} is there twice; give one of them another name")
@@ -87,7 +112,7 @@ class WorkflowSpec(Part):
 class ToolSpec(Part):
     """An entry of tools.yaml."""
 
-    function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    function: Reference
     description: Prompt
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
     timeout: float = Field(default=60, gt=0, le=3600)

@@ -100,7 +100,7 @@ class Turn:
         if mode is ToolMode.FRONTEND_EXECUTE:
             if answered is None:
                 raise _pause(self._run, call, offer.tool, arguments, mode)
-            return _client_result(answered)
+            return client_result(answered)
         if (replayed := self._replayed(call)) is not None:
             return replayed
         if self._outcome_unknown(call) and not offer.tool.idempotent:
@@ -252,7 +252,7 @@ def _tool_message(call: ToolCall, result: ToolResult) -> dict[str, Any]:
     }
 
 
-def _client_result(answered: PendingToolCall) -> ToolResult:
+def client_result(answered: PendingToolCall) -> ToolResult:
     """What the client's tool came to; its tool message is in the conversation already."""
     if answered.status is ToolCallStatus.EXECUTED:
         return _given(answered)

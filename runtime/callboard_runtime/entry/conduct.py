@@ -23,6 +23,7 @@ from callboard_runtime.settings import Settings
 
 if TYPE_CHECKING:
     from callboard_runtime.crew.runtime import CrewAIRuntime, CrewOutcome
+    from callboard_runtime.flows.runtime import FlowRuntime
 
     Ending = CrewOutcome | BaseException
 
@@ -43,19 +44,29 @@ _KEEP_PARTIAL = (Halt.CANCELLED, Halt.DEADLINE)
 class Play:
     """A crew that was set going."""
 
-    runtime: CrewAIRuntime
+    runtime: CrewAIRuntime | FlowRuntime
     crew: asyncio.Task[CrewOutcome]
 
 
 def set_going(brief: RunBrief, journal: Journal, stream: RunStream, settings: Settings) -> Play | Exception:
     """The crew of a run, at work from here on; or why it cannot be made, with which the run must end."""
     try:
-        from callboard_runtime.crew.runtime import CrewAIRuntime  # late: seconds to import, for workers only
-
-        runtime = CrewAIRuntime(brief, journal, stream, settings)
+        runtime = _runtime(brief, journal, stream, settings)
     except Exception as error:  # noqa: BLE001 - whatever it is
         return error
     return Play(runtime, asyncio.create_task(runtime.run(), name=f"crew-{brief.run_id}"))
+
+
+def _runtime(
+    brief: RunBrief, journal: Journal, stream: RunStream, settings: Settings
+) -> CrewAIRuntime | FlowRuntime:
+    if brief.config.flow is not None:
+        from callboard_runtime.flows.runtime import FlowRuntime  # late, as below
+
+        return FlowRuntime(brief, journal, stream, settings)
+    from callboard_runtime.crew.runtime import CrewAIRuntime  # late: seconds to import, for workers only
+
+    return CrewAIRuntime(brief, journal, stream, settings)
 
 
 class Conductor:
@@ -103,7 +114,7 @@ class Conductor:
                 await play.runtime.settle()
         return ending
 
-    async def _supervise(self, crew: asyncio.Task[CrewOutcome], runtime: CrewAIRuntime) -> Ending:
+    async def _supervise(self, crew: asyncio.Task[CrewOutcome], runtime: CrewAIRuntime | FlowRuntime) -> Ending:
         self._timers.append(self._at_deadline())
         self._attempt.on_halt(lambda reason: self._stop(crew, runtime, reason))
         try:
@@ -120,7 +131,7 @@ class Conductor:
         left = (self._attempt.hold.deadline - utcnow()).total_seconds() if self._attempt.hold.deadline else NO_DEADLINE
         return asyncio.get_running_loop().call_later(max(0.0, left), self._attempt.halt, Halt.DEADLINE)
 
-    def _stop(self, crew: asyncio.Task[CrewOutcome], runtime: CrewAIRuntime, reason: Halt) -> None:
+    def _stop(self, crew: asyncio.Task[CrewOutcome], runtime: CrewAIRuntime | FlowRuntime, reason: Halt) -> None:
         """Stop the crew, politely first, by force if it does not end in time."""
         runtime.stop("release" if reason is Halt.SHUTDOWN else "cancel")
         patience = {

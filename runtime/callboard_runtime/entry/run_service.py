@@ -77,7 +77,7 @@ async def execute_run(session_id: UUID, run_id: UUID, leg: int, services: Worker
     with services.attempts.listed(attempt_id), run_named(session_id, run_id):
         start = StartRun(session_id=session_id, run_id=run_id, leg=leg, attempt_id=attempt_id, process=services.process)
         brief = await _unattempted(start, services) if leg == 1 else None
-        if brief is not None:
+        if brief is not None and brief.config.flow is None:  # a flow's own Python must not run before the grant
             await _start_ahead(start, brief, services)
         elif (answer := await _ask_for_epoch(start, services.commands)) is not None:
             await _start(start, answer, services)

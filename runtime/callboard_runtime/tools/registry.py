@@ -38,7 +38,7 @@ def load_function(tool: str, reference: str, directory: Path | None = None) -> C
     module_name, _, function_name = reference.partition(":")
     where = f"tools.yaml: {tool}.function"
     try:
-        module = _own_module(module_name, directory) or importlib.import_module(module_name)
+        module = load_module(module_name, directory)
     except ConfigError:
         raise
     except Exception as error:  # importing a user's module can raise anything
@@ -47,6 +47,11 @@ def load_function(tool: str, reference: str, directory: Path | None = None) -> C
     if not callable(function):
         raise ConfigError(f"{where}: module {module_name!r} has no function {function_name!r}")
     return function
+
+
+def load_module(name: str, directory: Path | None) -> ModuleType:
+    """Import a module; a file in `directory` comes before an installed module of the same name."""
+    return _own_module(name, directory) or importlib.import_module(name)
 
 
 def _own_module(name: str, directory: Path | None) -> ModuleType | None:
