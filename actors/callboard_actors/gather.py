@@ -115,7 +115,7 @@ class Gatherer:
         known = await _known_attempt(db, command)
         attempts = await _count_attempts(db, command.run_id)
         facts = replace(facts, attempt=known, attempts=attempts)
-        if run is None or run.leg_started:
+        if run is None or run.run_id != command.run_id or run.leg_started:
             return facts
         if run.leg > 1:
             facts = replace(facts, takeover=Takeover(transcript=await _transcript(_database(db), command.session_id)))

@@ -332,6 +332,16 @@ async def test_a_late_command_is_not_accepted(it: Actor) -> None:
     assert await it.rows("SELECT 1 FROM sessions") == []
 
 
+async def test_a_late_wakeup_of_an_ended_run_finds_the_next_one_waiting(it: Actor) -> None:
+    """The run that it names is not the one that has the turn: there is nothing to read for it, and nothing to start."""
+    await it.send(accept("r1"))
+    await it.send(Worker.of("r1", await it.send(start("r1"))).command(c.FinishRun, status=RunStatus.SUCCEEDED))
+    await it.send(accept("r2"))
+    with pytest.raises(NotRunnable):
+        await it.send(start("r1"))
+    await it.send(start("r2"))
+
+
 async def test_an_unreadable_message_is_set_aside_and_the_partition_goes_on(it: Actor) -> None:
     delivered, reply = it.post(b'{"type": "AcceptRun", "session_id": "nonsense"}')
     assert await asyncio.wait_for(delivered.fate, 10) == "reject"
