@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,19 +16,16 @@ from callboard_runtime.agui.stream import RunStream
 from callboard_runtime.config.resolver import RuntimeConfig
 from callboard_runtime.crew.memory_journal import MemoryJournal, MemorySink
 from callboard_runtime.crew.runtime import CrewOutcome
-from callboard_runtime.domain.ids import session_uuid
-from callboard_runtime.domain.run_input import RunInput
-from callboard_runtime.domain.state_snapshot import StateSnapshot, ToolCallStatus
+from callboard_runtime.domain.commands import StepRecord
+from callboard_runtime.domain.run_input import NewMessage, RunInput
+from callboard_runtime.domain.state_snapshot import ToolCallStatus
 from callboard_runtime.entry.brief import HistoryMessage, JournalRow, RunBrief
 from callboard_runtime.errors import ConfigError
 from callboard_runtime.settings import Settings
 from flow_packages import flow_packages
-from front_client import RUNS, FrontClient, fresh
+from front_client import fresh
 from model_server import ANSWER, INPUT_TOKENS, ModelServer
-from promises import check_run, ended
-from services.session import Services
-from shared_stacks import shared_stacks
-from stack import Callboard, until
+from stack import until
 from unit.agui_verifier import verify
 from unit.docs_pages import ROOT, blocks
 
@@ -88,12 +86,14 @@ class Ran:
     def __init__(self, given: RunBrief) -> None:
         self.brief, self.journal, self.sink = given, MemoryJournal(given.journal), MemorySink()
         self.outcome: CrewOutcome | None = None
+        self.runtime: Any = None
 
     async def run(self, settings: Settings) -> "Ran":
         from callboard_runtime.flows.runtime import FlowRuntime
 
         try:
-            self.outcome = await FlowRuntime(self.brief, self.journal, RunStream(self.sink), settings).run()
+            self.runtime = FlowRuntime(self.brief, self.journal, RunStream(self.sink), settings)
+            self.outcome = await self.runtime.run()
         finally:
             end = run_finished("t", "r", {"type": "success"}, {})
             assert not verify([run_started("t", "r"), *self.sink.events, end]).open_parts
@@ -188,6 +188,53 @@ async def test_what_a_flow_says_in_its_own_words_is_a_message(settings: Settings
     text = f"{ANSWER} | {ANSWER}"
     assert [m.content for m in ran.journal.messages] == [text]
     assert "".join(event["delta"] for event in ran.of("TEXT_MESSAGE_CONTENT")) == text
+
+
+async def test_a_cancelled_flow_keeps_what_was_said(settings: Settings, model: ModelServer) -> None:
+    ran = Ran(brief(f"hold:{(key := fresh('key'))}"))
+    running = asyncio.create_task(ran.run(settings))
+    await until(lambda: "three" in str(ran.of("TEXT_MESSAGE_CONTENT")), "half an answer")
+    assert ran.runtime is not None
+    ran.runtime.stop("cancel")
+    await asyncio.wait_for(running, 30)
+    model.release(key)
+    assert ran.outcome == CrewOutcome("cancelled", "one two three")
+    assert [m.content for m in ran.journal.messages] == ["one two three"]
+    assert [record.outcome for record in ran.journal.recorded if record.usage] == ["recorded", "cancelled"]
+
+
+class ReleasingJournal(MemoryJournal):
+    """Has the run released as soon as the first step is recorded."""
+
+    def __init__(self, ran: Ran) -> None:
+        super().__init__()
+        self._ran = ran
+
+    async def record(self, *records: StepRecord, messages: Sequence[NewMessage] = (), state: Any = None) -> None:
+        await super().record(*records, messages=messages, state=state)
+        self._ran.runtime.stop("release")
+
+
+async def test_a_flow_is_released_before_its_next_model_call(settings: Settings, model: ModelServer) -> None:
+    first = Ran(brief("where to?"))
+    first.journal = ReleasingJournal(first)
+    await first.run(settings)
+    assert first.outcome == CrewOutcome("released")
+    assert [request.key for request in model.served] == ["draft"]
+    second = await Ran(brief("where to?", journal=first.journal.rows())).run(settings)
+    assert second.outcome == CrewOutcome("finished", ANSWER)
+    assert [request.key for request in model.served] == ["draft", None]
+
+
+@pytest.mark.parametrize("status", ["unknown", "begun"])
+async def test_a_process_died_while_a_method_was_committed(settings: Settings, model: ModelServer, status: str) -> None:
+    first = await Ran(brief("hello", "plain")).run(settings)
+    *calls, method = first.journal.rows()
+    asked = len(model.served)
+    second = await Ran(brief("hello", "plain", journal=(*calls, replace(method, status=status)))).run(settings)
+    assert second.outcome == first.outcome
+    assert len(model.served) == asked
+    assert [m.content for m in second.journal.messages] == [f"{ANSWER} | {ANSWER}"]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -297,93 +344,3 @@ def test_a_pinned_crew_is_as_a_former_release_knows_it() -> None:
     assert "flow" not in crew.to_json()
     flow = resolved("travel")
     assert RuntimeConfig.load(orjson.loads(orjson.dumps(flow.to_json()))) == flow
-
-
-# -- on a real worker --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def callboard(
-    pytestconfig: pytest.Config, services: Services, model: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callboard]:
-    """Two workers that run flows, beside what they need."""
-    stacks = shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
-    settings = {
-        "CALLBOARD_CONFIG__DIR": str(CONFIG),
-        "CALLBOARD_TEST_PACKAGES": str(flow_packages()),
-        "CALLBOARD_ACTORS__SILENT_AFTER": "3",
-        "CALLBOARD_ACTORS__SWEEP": "0.25",
-        "CALLBOARD_LLM__PROVIDER_KEYS__OPENAI": "sk-not-a-real-one",
-        "CALLBOARD_LLM__API_BASE__OPENAI": model.url,
-    }
-    stack = stacks.private("flows", stacks.real(), settings)
-    stack.ensure(http=1, actors=1, worker=2)
-    yield stack
-    print(stack.logs())  # shown for a failed test only
-    stack.kill_all()
-
-
-@pytest.fixture
-async def client(callboard: Callboard) -> AsyncIterator[FrontClient]:
-    async with callboard.client(fresh("user")) as client:
-        yield client
-
-
-async def shared_state(callboard: Callboard, client: FrontClient, thread: str) -> Any:
-    statement = "SELECT state_snapshot FROM sessions WHERE id = $1"
-    [row] = await callboard.query(statement, session_uuid(client.user, thread))
-    return StateSnapshot.load(orjson.loads(row["state_snapshot"])).shared_state
-
-
-@pytest.mark.timeout(240)
-async def test_a_worker_killed_in_mid_answer(callboard: Callboard, client: FrontClient, model: ModelServer) -> None:
-    model.served.clear()
-    thread, key = fresh("thread"), fresh("key")
-    run = await client.start(f"hold:{key}", thread=thread, agent="travel")
-    reader, task = client.follow(run)
-    await until(lambda: "one two three" in reader.text, "half an answer")
-    statement = "SELECT process FROM run_attempts WHERE ended_at IS NULL"
-    [attempt] = await callboard.query(statement)
-    [holder] = [node for node in callboard.of("worker") if f"-{node.pid}-" in attempt["process"]]
-    holder.kill()
-    model.release(key)
-    await asyncio.wait_for(task, 60)
-    late = await client.read(run)
-    await check_run(callboard, client, run, readers=[reader, late], text=ANSWER)
-    assert len(model.of("draft")) == 1
-    assert len(model.of(key)) == 2
-    calls = [(call["stage"], call["status"]) for call in await client.calls(thread)]
-    assert calls == [("draft", "recorded"), ("chat", "lost"), ("chat", "recorded")]
-    assert await shared_state(callboard, client, thread) == {"plan": [], "drafts": 1}
-
-
-@pytest.mark.timeout(240)
-async def test_the_next_run_goes_on_from_messages_and_state(
-    callboard: Callboard, client: FrontClient, model: ModelServer
-) -> None:
-    model.served.clear()
-    thread = fresh("thread")
-    for number in (1, 2):
-        run = await client.start(f"call:weather:place{number}", thread=thread, agent="travel")
-        await check_run(callboard, client, run, readers=[await client.read(run)], text=ANSWER)
-    asked = [message["role"] for message in model.served[-1].body["messages"]]
-    assert asked == ["user", "assistant", "tool", "assistant", "user", "assistant", "tool"]
-    assert await shared_state(callboard, client, thread) == {"plan": ["concluded"] * 2, "drafts": 2}
-
-
-@pytest.mark.timeout(240)
-async def test_a_frontend_tool_is_answered_over_http(
-    callboard: Callboard, client: FrontClient, model: ModelServer
-) -> None:
-    thread = fresh("thread")
-    run = await client.start("call:set_plan:Oslo", thread=thread, agent="travel", tools=[SET_PLAN])
-    seen = await client.read(run)
-    [call] = [frame.event["toolCallId"] for frame in seen.frames if frame.type == "TOOL_CALL_START"]
-    assert (await client.run(run))["status"] == "awaiting_input"
-    answer = {"tool_call_id": call, "status": "result", "payload": "shown"}
-    assert (await client.request("POST", f"{RUNS}/{run}/resume", {"answers": [answer]})).status == 202
-    assert (await ended(client, run))["status"] == "succeeded"
-    stored = [(m["role"], m["content"]) for m in await client.messages(thread)]
-    assert stored == [("user", "call:set_plan:Oslo"), ("assistant", None), ("tool", "shown"), ("assistant", ANSWER)]
-    asked = model.served[-1].body["messages"]
-    assert [message["role"] for message in asked] == ["system", "user", "assistant", "tool"]
