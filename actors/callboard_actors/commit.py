@@ -18,6 +18,7 @@ import orjson
 
 from callboard_actors import retention
 from callboard_actors.connections import Connections
+from callboard_actors.hooks import NO_HOOKS, Hooks
 from callboard_actors.replies import Decided
 from callboard_actors.writes import KEYS, OutboxItem, Row, Writes, messages_added, session_row, write
 from callboard_runtime.domain.events import RunAccepted, SessionOpened
@@ -29,7 +30,7 @@ from callboard_runtime.persistence.database import dump_json
 Fences = Mapping[int, int]
 """partition -> the partition_epoch under which this process owns it."""
 
-_QUIET = frozenset({"outbox", "pinned_configs", "run_steps", "llm_calls"})
+_QUIET = frozenset({"outbox", "webhook_deliveries", "pinned_configs", "run_steps", "llm_calls"})
 """Tables where a row that is there already is the same row: a wake-up of the same leg, a step of the same epoch."""
 
 _FENCE = """fence AS (SELECT p.partition FROM unnest($1::bigint[], $2::bigint[]) AS f (partition, epoch)
@@ -61,15 +62,20 @@ class Versioned:
 
 
 async def commit(
-    connections: Connections, fences: Fences, group: Sequence[Versioned], *, announce: bool = True
+    connections: Connections,
+    fences: Fences,
+    group: Sequence[Versioned],
+    *,
+    announce: bool = True,
+    hooks: Hooks = NO_HOOKS,
 ) -> list[OutboxItem]:
-    """Write the group, with what integrations are told of it; returns the outbox rows written.
+    """Write the group, with what integrations and webhooks are told of it; returns the outbox rows written.
 
     `fences` names every partition of the group, and those that only want to know whether they are still ours. Raises
     PartitionsLost when one of them or one of the sessions has another writer, RunIdTaken when a run id is another
     session's, Unavailable when the database is away (then nobody knows whether the group was written).
     """
-    writes = rows_of(group, announce=announce)
+    writes = rows_of(group, announce=announce, hooks=hooks)
     statement = Statement(writes, fences)
     try:
         await connections.fetch(statement.text, *statement.parameters)
@@ -91,14 +97,14 @@ def _refusal(found: Mapping[str, list[object] | None], fences: Fences, writes: W
     return PartitionsLost(missed, "a session was written by another process") if missed else RunIdTaken()
 
 
-def rows_of(group: Sequence[Versioned], *, announce: bool = True) -> Writes:
+def rows_of(group: Sequence[Versioned], *, announce: bool = True, hooks: Hooks = NO_HOOKS) -> Writes:
     """The rows of a group, ready to be written; raises RunIdTaken when two of its sessions accept one run id."""
     accepted = [event.run.run_id for v in group for event in v.decided.events if isinstance(event, RunAccepted)]
     if len(set(accepted)) < len(accepted):
         raise RunIdTaken
     writes = Writes()
     for versioned in group:
-        write(writes, versioned.decided, announce=announce, trace=versioned.trace.traceparent)
+        write(writes, versioned.decided, announce=announce, hooks=hooks, trace=versioned.trace.traceparent)
         _write_session(writes, versioned)
     return writes
 
@@ -158,6 +164,8 @@ class Statement:
             for table in ("messages", "runs", "event_segments", "command_claims"):
                 self._add(f"DELETE FROM {table} WHERE session_id = ANY({sessions})")
             self._add(f"DELETE FROM outbox WHERE kind = 'wakeup' AND session_id = ANY({sessions})")
+            ended = "(delivered_at IS NOT NULL OR given_up_at IS NOT NULL)"
+            self._add(f"DELETE FROM webhook_deliveries WHERE {ended} AND session_id = ANY({sessions})")
 
         for pruned in writes.pruned:
             for sql in retention.statements(pruned, self._bind):

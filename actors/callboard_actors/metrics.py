@@ -51,6 +51,12 @@ RUNS_ENDED = counter(
 ATTEMPTS_ENDED = counter("callboard_attempts_ended_total", "Attempts that ended.", "outcome", on="actors")
 TOOL_ANSWERS = counter("callboard_tool_answers_total", "Pending tool calls that were settled.", "status", on="actors")
 OUTBOX_SENT = counter("callboard_outbox_sent_total", "Outbox rows sent.", "kind", on="actors")
+WEBHOOK_ATTEMPTS = counter(
+    "callboard_webhook_attempts_total",
+    "Requests to webhooks, by what came of them.",
+    "outcome",
+    on="actors",
+)
 
 OWNED = gauge(
     "callboard_actors_owned_partitions", "Partitions of this process; one is taken when a command arrives.", on="actors"
@@ -65,6 +71,12 @@ OUTBOX_ROWS = gauge(
 )
 OUTBOX_AGE = gauge(
     "callboard_outbox_oldest_seconds", "Age of the oldest outbox row; the same from every process.", "kind", on="actors"
+)
+WEBHOOKS_OPEN = gauge(
+    "callboard_webhooks_open", "Deliveries to webhooks that have not ended; the same from every process.", on="actors"
+)
+WEBHOOKS_AGE = gauge(
+    "callboard_webhooks_oldest_seconds", "Age of the oldest of these; the same from every process.", on="actors"
 )
 RUNS_OPEN = gauge(
     "callboard_runs_open", "Runs that have not ended; the same from every process.", "status", on="actors"
@@ -124,7 +136,10 @@ class DatabaseLook:
         async with connect(self._engine) as connection:
             outbox = {row.kind: row for row in await connection.execute(_OUTBOX)}
             runs = {row.status: row.runs for row in await connection.execute(_RUNS, {"open": list(OPEN)})}
+            webhooks = (await connection.execute(_WEBHOOKS)).one()
         self._next = now + LOOK_EVERY
+        WEBHOOKS_OPEN.set(webhooks.rows)
+        WEBHOOKS_AGE.set(webhooks.age)
         for kind in _all(KINDS, outbox):
             row = outbox.get(kind)
             OUTBOX_ROWS.labels(kind).set(row.rows if row else 0)
@@ -140,5 +155,9 @@ def _all(known: Iterable[str], found: Iterable[str]) -> list[str]:
 _OUTBOX = text(
     """SELECT kind, count(*) AS rows, extract(epoch FROM now() - min(created_at))::float8 AS age
        FROM outbox GROUP BY kind"""
+)
+_WEBHOOKS = text(
+    """SELECT count(*) AS rows, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS age
+       FROM webhook_deliveries WHERE delivered_at IS NULL AND given_up_at IS NULL"""
 )
 _RUNS = text("SELECT status, count(*) AS runs FROM runs WHERE status = ANY(:open) GROUP BY status")

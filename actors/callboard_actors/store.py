@@ -17,6 +17,7 @@ from callboard_actors.commit import Fences, Versioned, commit
 from callboard_actors.connections import Connections
 from callboard_actors.facts import Facts
 from callboard_actors.gather import Agents, Gatherer
+from callboard_actors.hooks import Hooks
 from callboard_actors.look import Found, look
 from callboard_actors.sessions import NEW, Held
 from callboard_actors.writes import OutboxItem
@@ -69,6 +70,7 @@ class PostgresStore:
     def __init__(self, engine: AsyncEngine, connections: Connections, settings: Settings, tail: TailStore) -> None:
         self._engine, self._connections, self._settings, self._tail = engine, connections, settings, tail
         self._announce = settings.events.enabled
+        self._hooks = Hooks.of(settings.webhooks)
         self._gatherer = Gatherer(settings, tail)
 
     def at_hand(self, snapshot: StateSnapshot, command: Command) -> Facts | None:
@@ -101,7 +103,7 @@ class PostgresStore:
         return [_command(claim, bodies.get(claim.claim_id)) for claim in claims]
 
     async def commit(self, fences: Fences, group: Sequence[Versioned]) -> list[OutboxItem]:
-        return await commit(self._connections, fences, group, announce=self._announce)
+        return await commit(self._connections, fences, group, announce=self._announce, hooks=self._hooks)
 
     async def forget(self, session_id: UUID) -> None:
         await self._tail.delete(session_id)

@@ -28,6 +28,7 @@ from callboard_actors.publisher import ActorPublisher
 from callboard_actors.relay import OutboxRelay
 from callboard_actors.store import PostgresStore
 from callboard_actors.sweeper import Sweeper
+from callboard_actors.webhooks import WebhookDeliverer
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.domain.ids import new_id
 from callboard_runtime.errors import Unavailable
@@ -54,12 +55,13 @@ class ActorProcess:
     relay: OutboxRelay
     sweeper: Sweeper
     dead_letters: DeadLetterWatch
+    webhooks: WebhookDeliverer
     checks: Mapping[str, Check]
     look: metrics.DatabaseLook
 
     def duties(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What runs until the process ends."""
-        return self.app.run, self.relay.run, self.sweeper.run, self.dead_letters.run
+        return self.app.run, self.relay.run, self.sweeper.run, self.dead_letters.run, self.webhooks.run
 
     def watch(self, health: Health) -> None:
         """Have this process's health and metrics looked after, on the present loop."""
@@ -132,7 +134,8 @@ async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: Asyn
         "broker": lambda: app.connected and publisher.connected and commands.connected,
     }
     letters, look = DeadLetterWatch(await app.broker.connect()), metrics.DatabaseLook(engine)
-    return ActorProcess(app, relay, Sweeper(engine, settings, commands), letters, checks, look)
+    sweeper, webhooks = Sweeper(engine, settings, commands), WebhookDeliverer(engine, settings)
+    return ActorProcess(app, relay, sweeper, letters, webhooks, checks, look)
 
 
 def _mailboxes(groups: Groups, partition: int, partition_epoch: int) -> PartitionMailboxes:

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from callboard_actors.announcements import announcements
+from callboard_actors.hooks import NO_HOOKS, Hooks
 from callboard_actors.replies import Decided
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.ids import new_id, partition_of
@@ -31,6 +32,7 @@ KEYS = {
     "messages": ("session_id", "seq"),
     "event_segments": ("session_id", "epoch", "first_seq"),
     "outbox": ("id",),
+    "webhook_deliveries": ("id",),
     "audit_log": ("id",),
 }
 """The tables a commit writes, in the order of their references, with their primary keys."""
@@ -82,7 +84,9 @@ def _key(table: str, row: Row) -> tuple[Any, ...]:
     return tuple(row[column] for column in KEYS[table])
 
 
-def write(writes: Writes, decided: Decided, *, announce: bool = True, trace: str | None = None) -> None:
+def write(
+    writes: Writes, decided: Decided, *, announce: bool = True, hooks: Hooks = NO_HOOKS, trace: str | None = None
+) -> None:
     """Add the rows of one decided command; `announce`: tell integrations, too; `trace`: the command's, if traced."""
     at = _At(decided.command.session_id, decided.facts.now, decided.before, decided.after, writes, trace)
     for event in decided.events:
@@ -90,8 +94,11 @@ def write(writes: Writes, decided: Decided, *, announce: bool = True, trace: str
         if handler is not None:
             handler(at, event)
     _write_active_run(at)
-    for told in announcements(decided) if announce else ():
-        writes.send(at.outbox("integration", told.run_id, {"name": told.name, "body": told.body}, id=told.id))
+    for told in announcements(decided) if announce or hooks.endpoints else ():
+        if announce:
+            writes.send(at.outbox("integration", told.run_id, {"name": told.name, "body": told.body}, id=told.id))
+        for delivery in hooks.deliveries(told, at.session_id):
+            writes.insert("webhook_deliveries", delivery)
 
 
 @dataclass(frozen=True, slots=True)

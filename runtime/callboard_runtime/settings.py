@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 from pydantic_settings.sources import DotEnvSettingsSource
 
 from callboard_runtime.errors import SettingsError
+from callboard_runtime.webhook_rules import HOW_TO_MAKE, RUN_EVENTS, is_secret, url_problem
 
 PREFIX = "CALLBOARD_"
 ALIAS_PREFIX = "SOCIAL_"
@@ -175,6 +185,55 @@ class EventsSettings(Section):
     enabled: bool = Field(default=True, description="Tell integrations of runs, on exchange callboard.events.v1")
 
 
+class WebhookSettings(Section):
+    allow_private: bool = Field(
+        default=False, description="Deliver to private and loopback addresses, and without TLS (http://), too"
+    )
+    urls: Names = Field(default=(), description="URLs that are told of runs, separated by commas; none by default")
+    secret: SecretStr | None = Field(
+        default=None, validate_default=True, description="Signs every request: `whsec_` and 24 to 64 bytes in base64"
+    )
+    old_secret: SecretStr | None = Field(
+        default=None, description="Signs, too, while receivers change from this secret to the new one"
+    )
+    events: Names = Field(
+        default=("interrupted", "finished", "failed", "cancelled"),
+        description="What is told: `started`, `interrupted`, `finished`, `failed`, `cancelled`",
+    )
+    timeout: float = Field(default=10, gt=0, le=60, description="Seconds a receiver has to answer")
+    concurrency: int = Field(default=8, ge=1, le=100, description="Requests at once, per URL and actor process")
+    first_retry: float = Field(default=5, gt=0, description="Seconds until the first retry; each later one waits twice")
+    longest_retry: float = Field(default=3600, gt=0, description="Most seconds between two tries, also by Retry-After")
+    max_attempts: int = Field(default=50, ge=1, description="Tries before a delivery is given up")
+    max_age: float = Field(default=24 * 3600, gt=0, description="Seconds after which a delivery is given up")
+    kept: float = Field(default=30 * 24 * 3600, gt=0, description="Seconds an ended delivery stays in the log")
+
+    @field_validator("urls")
+    @classmethod
+    def _deliverable(cls, urls: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for number, url in enumerate(urls, 1):
+            if problem := url_problem(url, bool(info.data.get("allow_private"))):
+                raise ValueError(f"URL {number} {problem}")  # not the URL itself, which may hold a secret
+        return tuple(dict.fromkeys(urls))
+
+    @field_validator("secret", "old_secret")
+    @classmethod
+    def _signs(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            if info.field_name == "secret" and info.data.get("urls"):
+                raise ValueError(f"must be set to deliver webhooks; {HOW_TO_MAKE}")
+        elif not is_secret(secret.get_secret_value()):
+            raise ValueError(f"must be `whsec_` and 24 to 64 bytes in base64; {HOW_TO_MAKE}")
+        return secret
+
+    @field_validator("events")
+    @classmethod
+    def _known(cls, events: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in events if name not in RUN_EVENTS]:
+            raise ValueError(f"there is no event {unknown[0]!r}; the events are {', '.join(RUN_EVENTS)}")
+        return events
+
+
 class IngressSettings(Section):
     enabled: bool = Field(default=True, description="Take requests from exchange callboard.ingress in every front")
     prefetch: int = Field(default=64, ge=1, le=2000, description="Requests that one front handles at once")
@@ -249,6 +308,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     actors: ActorSettings = ActorSettings()
     events: EventsSettings = EventsSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     ingress: IngressSettings = IngressSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     retention: RetentionSettings = RetentionSettings()

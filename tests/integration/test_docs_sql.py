@@ -95,6 +95,13 @@ async def _fill(connection: AsyncConnection) -> None:
             ],
         ),
         (
+            t.WebhookDeliveryRow,
+            [
+                {"id": new_id(), "event_id": new_id(), "endpoint": new_id(), "url": "https://a.example", "body": {}}
+                | {"type": "run.failed", "session_id": SESSION, "run_id": failed, "given_up_at": utcnow()}
+            ],
+        ),
+        (
             t.AuditRow,
             [
                 {"id": new_id(), "actor": "ada", "action": "tool_call.approved", "at": at}

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from callboard_http.openapi.bodies import AguiEvent
 from callboard_http.openapi.operations import EVENT_STREAM, OPERATIONS, Answer, Operation, Parameter
 from callboard_http.problems import CODES, CONTENT_TYPE
-from callboard_runtime.broker.messages import Problem
+from callboard_runtime.broker.messages import Problem, RunEvent
 from callboard_runtime.domain.ids import ClientId
 from callboard_runtime.errors import CallboardError, Fenced, Refused, Unavailable
 from callboard_runtime.settings import HttpSettings
@@ -44,6 +44,11 @@ _HEADERS: dict[str, Json] = {
     "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}},
     "WWW-Authenticate": {"description": "What kind of token", "schema": {"type": "string"}},
 }
+_SIGNED = {
+    "webhook-id": "The event's id, the same in every copy",
+    "webhook-timestamp": "Seconds since 1970, of this try",
+    "webhook-signature": "`v1,` and HMAC-SHA256 of `id.timestamp.body` in base64; one per secret, separated by spaces",
+}
 _SENDS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
 
@@ -55,6 +60,7 @@ def document() -> Json:
         "info": {"title": "Callboard", "version": version("callboard"), "description": _ABOUT + _limits()},
         "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in OPERATIONS)],
         "paths": _paths(),
+        "webhooks": {"runEvent": {"post": _webhook()}},
         "components": {
             "securitySchemes": {
                 "bearer": {
@@ -95,6 +101,25 @@ def _paths() -> Json:
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     return paths
+
+
+def _webhook() -> Json:
+    """What Callboard itself sends to the configured URLs."""
+    return {
+        "operationId": "runEvent",
+        "summary": "Something happened to a run; sent at least once to each of CALLBOARD_WEBHOOKS__URLS",
+        "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": about, "schema": {"type": "string"}}
+            for name, about in _SIGNED.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(RunEvent)}}},
+        "responses": {
+            "2XX": {"description": "Taken; it is not sent again"},
+            "410": {"description": "Not wanted; it is not sent again"},
+            "default": {"description": "Sent again later, not before `Retry-After`"},
+        },
+    }
 
 
 def _operation(operation: Operation) -> Json:
@@ -191,7 +216,7 @@ def _schemas() -> Json:
     taken = {operation.body for operation in OPERATIONS if operation.body is not None}
     given = {model for operation in OPERATIONS for answer in operation.answers for _, model in answer.bodies if model}
     inputs = [(model, "validation") for model in _sorted(taken)]
-    outputs = [(model, "serialization") for model in _sorted(given | {Problem, AguiEvent})]
+    outputs = [(model, "serialization") for model in _sorted(given | {Problem, AguiEvent, RunEvent})]
     _, schemas = models_json_schema([*inputs, *outputs], ref_template=_REF)  # pyright: ignore[reportArgumentType] - a list of pairs is invariant
     return dict(sorted(schemas["$defs"].items()))
 
