@@ -32,7 +32,8 @@ class Table:
 
 
 def pages() -> list[Path]:
-    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    folders = sorted((ROOT / "docs").rglob("*.md"))
+    return [*sorted(ROOT.glob("*.md")), *folders, ROOT / "examples" / "README.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -46,6 +46,17 @@ def test_the_hidden_stage_says_an_intent_whatever_the_message() -> None:
     assert plan("fail 500", stage="intent").error is None
 
 
+def test_a_prompt_tells_one_task_of_a_manager_from_another() -> None:
+    entry = (
+        "{{name: {0}, when: {{stage: manager, prompt: 'task (?P<which>{0})'}}, replies: [{{text: 'did ${{which}}'}}]}}"
+    )
+    own = parse(f"scripts: [{entry.format('one')}, {entry.format('two')}]", "own.yaml")
+    for which in ("one", "two"):
+        assert choose(own, "manager", "hello", 0, "", f"Do the Task {which}.").text == f"did {which}"
+    with pytest.raises(ConfigError, match="no script fits"):
+        choose(own, "manager", "task one", 0, "")
+
+
 def test_it_says_that_it_is_the_scripted_model() -> None:
     for message in ("hello", "anything else", "think"):
         assert "scripted model" in plan(message).text

@@ -107,7 +107,8 @@ class _Asked:
         options = cast(dict[str, Any], request.get("optional_params") or {})
         self.tools: list[dict[str, Any]] = options.get("tools") or []
         self.stage = str(about.get("stage") or "")
-        self.message = str(about.get("user_text") or _last_user_text(self.messages))
+        self.prompt = _last_user_text(self.messages)
+        self.message = str(about.get("user_text") or self.prompt)
         self.digest = hashlib.sha256(orjson.dumps([self.stage, self.messages])).hexdigest()[:16]
 
     @property
@@ -130,7 +131,7 @@ class _Asked:
 
 def _chosen(scripts: Sequence[Script], asked: _Asked) -> Plan:
     try:
-        return choose(scripts, asked.stage, asked.message, asked.rounds, asked.tool_result)
+        return choose(scripts, asked.stage, asked.message, asked.rounds, asked.tool_result, asked.prompt)
     except ConfigError as error:
         raise CustomLLMError(status_code=400, message=error.message) from error
 

@@ -27,8 +27,9 @@ class When(_Part):
 
     stage: str | None = None
     message: str | None = None  # a regular expression, searched without regard to case
+    prompt: str | None = None  # the same, for the task: what tells one task of a manager from another
 
-    @field_validator("message")
+    @field_validator("message", "prompt")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
         if pattern is not None:
@@ -119,23 +120,30 @@ def parse(text: str, name: str) -> tuple[Script, ...]:
         raise ConfigError(f"{name}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
 
 
-def choose(scripts: Iterable[Script], stage: str, message: str, rounds: int, tool_result: str) -> Plan:
+def choose(
+    scripts: Iterable[Script], stage: str, message: str, rounds: int, tool_result: str, prompt: str = ""
+) -> Plan:
     """The reply for this request; `rounds` is how many rounds of tool results there were since the task began."""
     for script in scripts:
-        groups = _fits(script.when, stage, message)
+        groups = _fits(script.when, stage, message, prompt)
         if groups is not None:
             values = {**groups, "message": message, "stage": stage, "tool_result": tool_result}
             return _plan(script.name, script.replies[min(rounds, len(script.replies) - 1)], values)
     raise ConfigError(f"no script fits stage {stage!r} and this message; add one with an empty `when`")
 
 
-def _fits(when: When, stage: str, message: str) -> dict[str, str] | None:
+def _fits(when: When, stage: str, message: str, prompt: str) -> dict[str, str] | None:
     if when.stage is not None and when.stage != stage:
         return None
-    if when.message is None:
-        return {}
-    found = re.search(when.message, message.strip(), re.IGNORECASE | re.DOTALL)
-    return None if found is None else {name: value or "" for name, value in found.groupdict().items()}
+    groups: dict[str, str] = {}
+    for pattern, text in ((when.message, message), (when.prompt, prompt)):
+        if pattern is None:
+            continue
+        found = re.search(pattern, text.strip(), re.IGNORECASE | re.DOTALL)
+        if found is None:
+            return None
+        groups |= {name: value or "" for name, value in found.groupdict().items()}
+    return groups
 
 
 def _plan(name: str, reply: Reply, values: Mapping[str, str]) -> Plan:
