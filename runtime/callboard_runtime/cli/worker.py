@@ -1,4 +1,4 @@
-"""`callboard worker`: one process that executes runs; start as many as you like."""
+"""`callboard worker`: a process that executes runs, or several forked from one; start as many as you like."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import os
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from callboard_runtime.cli.prefork import fork
+from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.observe import endpoint
 from callboard_runtime.observe.health import Health
+from callboard_runtime.observe.start import start_tracing
 from callboard_runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +28,16 @@ logger = logging.getLogger(__name__)
 
 RETRY = 1.0  # seconds between two looks at a service that is away
 SAY_EVERY = 10  # tries between two lines about it
+LOADED = (
+    "aio_pika",
+    "callboard_runtime.crew.runtime",
+    "callboard_runtime.entry.tasks",
+    "celery.apps.worker",
+    "celery.concurrency.thread",
+    "celery.worker.consumer",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "uvloop",
+)
 QUIET = ("celery.app.trace", "celery.worker.strategy", "aio_pika", "aiormq", "kombu")
 
 Look = Callable[[], Awaitable[None]]
@@ -33,18 +47,44 @@ def worker(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Runs at once; default: CALLBOARD_WORKER__CONCURRENCY.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes to fork, 0: one per core; default: CALLBOARD_WORKER__PROCESSES."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Unique name of this process; default: made of host, process id and chance.")
     ] = None,
 ) -> None:
     """Execute runs: a Celery worker whose crews share one event loop. Start any number of processes.
 
-    SIGTERM releases its runs at their next step: other workers go on with them. SIGKILL loses nothing either.
+    SIGTERM releases its runs at their next step: other workers go on with them. SIGKILL loses nothing either. Of
+    several processes the parent replaces those that end, passes SIGTERM on, and ends at once when told a second time.
     """
     settings = Settings()
+    count = (settings.worker.processes if processes is None else processes) or _cores()
+    if count > 1:
+        name = _in_forks(settings, count, name)
     with endpoint.serving(settings.metrics) as health:
         asyncio.run(_until_there(settings))
         serve(settings, concurrency, name, health)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells; a container's quota of their time is not looked at."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_forks(settings: Settings, count: int, name: str | None) -> str | None:
+    """Load everything once, and go on in forks that share it; returns each one's name."""
+    from callboard_runtime.llm.setup import warm_up
+
+    warm_up(settings)
+    for module in LOADED:
+        import_module(module)
+    leave_loaded_alone()
+    number = fork(count)
+    start_tracing(settings, "worker")  # traces tell processes apart by their ids
+    return f"{name}-{number}" if name else None
 
 
 def serve(

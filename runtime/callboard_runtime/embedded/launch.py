@@ -28,7 +28,8 @@ def _become(account: str) -> None:
     os.setuid(uid)
 
 
-def _die_with(parent: int, death_signal: int) -> None:
+def die_with(parent: int, death_signal: int) -> None:
+    """Have the kernel send this process a signal when `parent`'s calling thread ends; leave if it has ended already."""
     # Changing the account clears the setting, so this comes after it. Elsewhere than on Linux the supervisor's own
     # shutdown has to do.
     if sys.platform == "linux":
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         if account != "-":
             _become(account)
-        _die_with(int(parent), int(death_signal))
+        die_with(int(parent), int(death_signal))
         os.execvp(program[0], program)  # noqa: S606 - the program comes from our own supervisor
     except OSError as error:
         sys.stderr.write(f"cannot start {program[0]} as account {account}: {error}\n")
