@@ -3,8 +3,10 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from unit import docs_pages as docs
 
 # -- limits -----------------------------------------------------------------------------------------------------------
 
+VERSION = tomllib.loads((docs.ROOT / "pyproject.toml").read_text())["project"]["version"]
 _SETTING, _CONSTANT = "setting", "constant"
 
 
@@ -97,7 +100,7 @@ def test_a_command_exists_with_these_options(line: str) -> None:
     if line.startswith("curl "):
         return  # the next test
     words = shlex.split(line.partition(" > ")[0], comments=True)
-    _CHECKS[words[0].removeprefix(".venv/bin/")](words[1:])
+    _CHECKS[words[0].removeprefix(".venv/bin/").removeprefix("/opt/callboard/bin/")](words[1:])
 
 
 def test_there_are_commands_to_check() -> None:
@@ -131,6 +134,9 @@ def _make(words: list[str]) -> None:
 
 
 def _docker(words: list[str]) -> None:
+    if words[0] == "build":
+        assert words[1:] == ["-t", f"callboard:{VERSION}", "."]
+        return
     services = yaml.safe_load((docs.ROOT / "compose.yaml").read_text())["services"]
     assert words[:2] == ["compose", "up"]
     scaled = [words[i + 1] for i, word in enumerate(words) if word == "--scale"]
@@ -147,6 +153,47 @@ def _rabbitmqctl(words: list[str]) -> None:
             pytest.fail(f"rabbitmqctl {words}: not checked")
 
 
+def _kubectl(words: list[str]) -> None:
+    """The files are there, and so is what they are said to make."""
+    folder = docs.ROOT / "deploy" / "kubernetes"
+    given = [word for option, word in pairwise(words) if option in ("-f", "-k")]
+    assert all(name == "secrets.yaml" or (docs.ROOT / name).exists() for name in given)
+    made = {
+        f"{item['kind'].lower()}/{item['metadata']['name']}": item
+        for path in folder.glob("*.yaml")
+        for item in yaml.safe_load_all(path.read_text())
+        if "metadata" in item
+    }
+    assert {word for word in words if re.match(r"(job|deployment)/", word)} <= made.keys()
+    if words[:2] == ["set", "image"]:
+        target, image = words[-2:]
+        [container] = made[target]["spec"]["template"]["spec"]["containers"]
+        assert image == f"{container['name']}=callboard:{VERSION}"
+
+
+def _systemctl(words: list[str]) -> None:
+    units = {path.name for path in (docs.ROOT / "deploy" / "systemd").iterdir()}
+    assert words[0] in {"daemon-reload", "enable", "restart", "status"}
+    for name in (word for word in words[1:] if not word.startswith("--")):
+        unit = re.sub(r"@\w+$", "@", name) + ("" if name.endswith(".target") else ".service")
+        assert unit in units, name
+
+
+def _install(words: list[str]) -> None:
+    named = [word for word in words if not word.startswith(("-", "/", "0"))]
+    assert all((docs.ROOT / name).is_file() for name in named)
+
+
+def _pip(words: list[str]) -> None:
+    assert words[0] == "install"
+    assert all((docs.ROOT / word).is_file() for option, word in pairwise(words) if option == "-r")
+
+
+def _machine(words: list[str]) -> None:
+    """A command of the machine alone, which names nothing of ours that is in the repository."""
+    assert not [word for word in words if (docs.ROOT / word).is_file()]
+
+
 def _python(words: list[str]) -> None:
     assert (docs.ROOT / words[0]).is_file()
 
@@ -157,6 +204,12 @@ _CHECKS = {
     "docker": _docker,
     "rabbitmqctl": _rabbitmqctl,
     "python": _python,
+    "kubectl": _kubectl,
+    "systemctl": _systemctl,
+    "install": _install,
+    "pip": _pip,
+    "python3.11": _machine,
+    "useradd": _machine,
 }
 
 
