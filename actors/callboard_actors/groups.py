@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from callboard_actors import metrics, spans
@@ -25,6 +26,8 @@ from callboard_actors.store import Store
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.commands import ClaimCheck, Command, Reply
+from callboard_runtime.domain.events import SUPERSEDED
+from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.errors import Refused
 from callboard_runtime.observe import tracing
 from callboard_runtime.observe.tracing import NO_SPAN
@@ -85,6 +88,7 @@ class Groups:
     def __init__(self, services: Services) -> None:
         self.services = services
         self._store, size = services.store, services.settings.actors.group_size
+        self._silent_after = timedelta(seconds=services.settings.actors.silent_after)
         self._fresh: list[Work] = []
         self._claims = Stage(1, CLAIMS, self._fetch, self._again, self._failed)
         self._looks = Stage(READS, size, self._look, self._again, self._failed)
@@ -161,7 +165,7 @@ class Groups:
 
     async def _write(self, group: Sequence[Work]) -> None:
         """Commit the group, without the partitions that turn out to be another process's."""
-        left = list(group)
+        left = self._timely(group)
         while left:
             try:
                 await self._commit(left)
@@ -171,6 +175,14 @@ class Groups:
                 break
         for work in left:
             work.home.done(work, work.outcome)
+
+    def _timely(self, group: Sequence[Work]) -> list[Work]:
+        """The group without those that took a silent attempt's run so long ago that it may be back: they look again."""
+        since = utcnow() - self._silent_after
+        late = [work for work in group if work.decided and _robs(work.decided.decided, since)]
+        if late:
+            self._again(late)
+        return [work for work in group if work not in late]
 
     async def _commit(self, group: Sequence[Work]) -> None:
         """Write the group, even an empty one: an answer from memory is only true while the partition is ours."""
@@ -212,6 +224,12 @@ def _decided(work: Work, facts: Facts) -> tuple[Versioned | None, Reply]:
     decided = Decided(work.command, facts, work.held.snapshot, turn.snapshot, turn.events)
     trace = NO_SPAN if work.envelope is None else work.envelope.trace
     return Versioned(decided, work.held.version, trace) if turn.events else None, answer(decided)
+
+
+def _robs(decided: Decided, since: datetime) -> bool:
+    """Whether it ends another attempt, as things were before `since`."""
+    ended = (event.outcome for event in decided.events if isinstance(event, e.AttemptEnded))
+    return decided.facts.now < since and SUPERSEDED in ended
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from uuid import UUID
 
 import orjson
 
-from callboard_actors import gather
+from callboard_actors import gather, groups
 from callboard_actors.commit import Versioned
 from callboard_actors.groups import LANES
 from callboard_actors.writes import Writes
@@ -363,7 +363,7 @@ def patched(world: World) -> Iterator[None]:
     state = random.getstate()
     random.seed(world.seed)
     with contextlib.ExitStack() as stack:
-        for module in (gather, attempt, conduct, run_service, commander):
+        for module in (gather, groups, attempt, conduct, run_service, commander):
             stack.enter_context(mock.patch.object(module, "utcnow", world.now))
         for name, replacement in memory_reads.READS.items():
             stack.enter_context(mock.patch.object(gather, name, replacement))

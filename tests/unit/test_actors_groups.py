@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -18,11 +18,15 @@ from callboard_actors.sessions import NEW, Held, Sessions
 from callboard_actors.settle import Envelope
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.domain import commands as c
-from callboard_runtime.domain.ids import PARTITIONS, partition_of, session_uuid, utcnow
+from callboard_runtime.domain.ids import PARTITIONS, partition_of, run_uuid, session_uuid, utcnow
 from callboard_runtime.domain.run_input import NewMessage, RunInput
 from callboard_runtime.domain.state_snapshot import StateSnapshot
-from callboard_runtime.errors import Unavailable
+from callboard_runtime.errors import AttemptAlive, Unavailable
 from callboard_runtime.settings import ActorSettings, RunSettings, Settings
+
+
+def usual() -> Facts:
+    return Facts(now=utcnow(), policy=Policy.of(RunSettings()), config={})
 
 
 @dataclass
@@ -35,12 +39,13 @@ class Memory:
     away: int = 0  # commits that fail from here on
     groups: list[tuple[set[int], int]] = field(default_factory=list)  # what was written: partitions, commands
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    facts: list[Facts] = field(default_factory=list)  # for the next looks, instead of the usual
 
     def at_hand(self, snapshot: StateSnapshot, command: c.Command) -> Facts | None:
         return None
 
     async def look(self, asked: Sequence[tuple[Held | None, c.Command]]) -> list[tuple[Held, Facts | None]]:
-        facts = Facts(now=utcnow(), policy=Policy.of(RunSettings()), config={})
+        facts = self.facts.pop(0) if self.facts else usual()
         return [(held or self.stored.get(command.session_id, NEW), facts) for held, command in asked]
 
     async def gather(self, snapshot: StateSnapshot, command: c.Command) -> Facts:
@@ -95,7 +100,10 @@ class Process:
         self.replies[correlation_id].set_result(c.decode_reply(body))
 
     def send(self, thread: str, run: str = "run") -> tuple[Delivered, asyncio.Future[c.Reply]]:
-        command, correlation = accept(thread, run), uuid4().hex
+        return self.post(accept(thread, run))
+
+    def post(self, command: c.Command) -> tuple[Delivered, asyncio.Future[c.Reply]]:
+        correlation = uuid4().hex
         number = partition_of(command.session_id)
         if number not in self.mailboxes:
             self.mailboxes[number] = PartitionMailboxes(number, 1, self.groups)
@@ -115,6 +123,11 @@ def accept(thread: str, run: str) -> c.AcceptRun:
         input=RunInput(messages=(NewMessage(message_id=f"{thread}-{run}", role="user", content="hello"),)),
         not_after=utcnow() + timedelta(minutes=1),
     )
+
+
+def start(thread: str, process: str) -> c.StartRun:
+    run_id = run_uuid("ada", f"{thread}-run")
+    return c.StartRun(session_id=session_uuid("ada", thread), run_id=run_id, leg=1, attempt_id=uuid4(), process=process)
 
 
 def threads(count: int, *, lane: int = 0) -> list[str]:
@@ -191,6 +204,21 @@ async def test_commands_of_one_session_are_committed_in_their_order(it: Process)
     active, queue = held.snapshot.active, held.snapshot.queue
     assert active is not None
     assert [active.client_run_id, *(run.client_run_id for run in queue)] == [f"{thread}-r{n}" for n in range(5)]
+
+
+async def test_a_takeover_that_waited_too_long_looks_again(it: Process) -> None:
+    """While it waited for its commit, the attempt that had been silent came back."""
+    [thread] = threads(1)
+    it.store.gate.set()
+    (await answered(it.send(thread)[1])).unwrap()
+    (await answered(it.post(start(thread, "first"))[1])).unwrap()
+    it.store.facts = [replace(usual(), now=utcnow() - timedelta(seconds=11)), replace(usual(), attempt_alive=True)]
+    with pytest.raises(AttemptAlive):
+        (await answered(it.post(start(thread, "second"))[1])).unwrap()
+    (await answered(it.post(start(thread, "third"))[1])).unwrap()
+    [held] = it.store.stored.values()
+    assert held.snapshot.active is not None
+    assert held.snapshot.active.process == "third"
 
 
 async def test_closing_waits_for_the_commit_and_leaves_the_rest_to_the_broker(it: Process) -> None:

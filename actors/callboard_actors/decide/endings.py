@@ -30,7 +30,7 @@ def adopt_tail(turn: Turn) -> None:
     if takeover.tail is not None:
         turn.commit_events(takeover.tail)
     lose_open_steps(turn, sum(len(text) for text in takeover.open.texts.values()))
-    turn.say(e.AttemptEnded(run.attempt_id, "superseded"))
+    turn.say(e.AttemptEnded(run.attempt_id, e.SUPERSEDED))
 
 
 def lose_open_steps(turn: Turn, shown_characters: int = 0) -> None:

@@ -18,6 +18,10 @@ from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.errors import Refused
 
 
+SUPERSEDED = "superseded"
+"""The outcome of an attempt whose run another one took."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
     session_id: UUID
@@ -108,7 +112,7 @@ class EpochTaken:
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
     attempt_id: UUID
-    outcome: str  # finished, paused, released, superseded, ended
+    outcome: str  # finished, paused, released, SUPERSEDED, ended
 
 
 @dataclass(frozen=True, slots=True)
