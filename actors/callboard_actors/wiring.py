@@ -22,7 +22,6 @@ from callboard_actors.app import ActorApp, build_broker
 from callboard_actors.connections import Connections
 from callboard_actors.dead_letters import DeadLetterWatch
 from callboard_actors.groups import CONNECTIONS, Groups, Services
-from callboard_actors.heap import settle_heap
 from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.publisher import ActorPublisher
 from callboard_actors.relay import OutboxRelay
@@ -32,6 +31,7 @@ from callboard_actors.webhooks import WebhookDeliverer
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.domain.ids import new_id
 from callboard_runtime.errors import Unavailable
+from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.observe import endpoint
 from callboard_runtime.observe.health import Check, Health, database_answers
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
@@ -87,7 +87,7 @@ async def run_actors(settings: Settings) -> None:
     with endpoint.serving(settings.metrics) as health:
         async with actor_process(settings) as process, asyncio.TaskGroup() as duties:
             process.watch(health)
-            settle_heap()
+            leave_loaded_alone()
             for duty in process.duties():
                 duties.create_task(duty())
 
