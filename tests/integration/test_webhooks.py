@@ -19,13 +19,17 @@ from aiohttp.test_utils import TestServer
 from standardwebhooks import Webhook
 
 from callboard_actors.webhooks import WebhookDeliverer
+from callboard_actors.wiring import actor_process
+from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.broker.messages import RunEvent
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import session_uuid, utcnow
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
-from callboard_runtime.settings import EventsSettings, WebhookSettings
+from callboard_runtime.persistence.database import create_engine
+from callboard_runtime.settings import ActorSettings, EventsSettings, LlmSettings, WebhookSettings
 
 from .actor_harness import USER, Actor, Worker, accept, actor, start
+from .http_harness import make_settings
 
 SESSION = session_uuid(USER, "t1")
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -337,3 +341,42 @@ async def test_a_deleted_sessions_ended_deliveries_go(it: Actor, receiver: Recei
         await until_log(it, all_delivered)
     await it.send(c.DeleteSession(session_id=SESSION, user_id=USER, not_after=accept("x").not_after))
     assert await log(it) == []
+
+
+async def test_an_actor_process_delivers_what_it_commits_and_ends_what_is_under_way(
+    postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str, receiver: Receiver
+) -> None:
+    webhooks = {"urls": receiver.url(), "secret": SECRET, "allow_private": True}
+    settings = make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url).model_copy(
+        update={
+            "llm": LlmSettings(default_model="scripted"),
+            "actors": ActorSettings(standby_delay=0),
+            "webhooks": WebhookSettings.model_validate(webhooks),
+        }
+    )
+    answering = asyncio.Event()
+
+    async def late(request: web.Request) -> web.Response:
+        await answering.wait()
+        return web.Response(status=204)
+
+    receiver.answers = [late]
+    async with actor_process(settings) as process:
+        duties = [asyncio.create_task(duty()) for duty in process.duties()]
+        client = await CommandClient.connect(settings.required_amqp_url(), "front")
+        accepted = accept("r1")
+        await client.send(accepted, timeout=20)
+        cancel = c.CancelRun(session_id=SESSION, user_id=USER, run_id="r1", not_after=accepted.not_after)
+        await client.send(cancel, timeout=20)
+        await client.close()
+        [body] = await receiver.until(1)
+        for duty in duties:
+            duty.cancel()
+        answering.set()
+        await asyncio.gather(*duties, return_exceptions=True)
+    assert (body["type"], body["run_id"]) == ("run.cancelled", "r1")
+    engine = create_engine(postgres_url)
+    async with engine.connect() as db:
+        found = await db.exec_driver_sql("SELECT attempts, delivered_at IS NOT NULL FROM webhook_deliveries")
+        assert [tuple(row) for row in found] == [(1, True)]
+    await engine.dispose()
