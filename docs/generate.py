@@ -33,7 +33,7 @@ INTERNAL = frozenset({"dev_auth"})  # `callboard up` sets it for its own front
 HEADER = f"""\
 # Configuration
 
-<!-- Written by docs/generate.py from runtime/callboard_runtime/settings.py: change that, not this. -->
+<!-- Written by docs/generate.py from runtime/callboard_runtime/setting_sections.py: change that, not this. -->
 
 Every process reads the same settings. `callboard up` needs none of them; production needs `{PREFIX}DATABASE_URL`,
 `{PREFIX}AMQP_URL`, `{PREFIX}REDIS_URL` and a key to check tokens with (`{PREFIX}AUTH__JWT_SECRET` or

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import orjson
 import uvloop
+from callboard_actors.heap import settle_heap
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,7 +21,6 @@ from benchmarks.sizes import Sizes
 from benchmarks.world import Stack, World, say
 from callboard_actors.connections import Connections
 from callboard_actors.groups import CONNECTIONS, Groups, Services
-from callboard_actors.heap import settle_heap
 from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.settle import Envelope
 from callboard_actors.store import PostgresStore

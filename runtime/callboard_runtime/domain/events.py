@@ -17,7 +17,6 @@ from callboard_runtime.domain.state_snapshot import PendingToolCall, QueuedRun, 
 from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.errors import Refused
 
-
 SUPERSEDED = "superseded"
 """The outcome of an attempt whose run another one took."""
 
