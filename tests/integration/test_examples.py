@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -74,9 +75,11 @@ async def running(name: str, environment: Mapping[str, str] | None = None, *argu
 
 
 @pytest.fixture(scope="module")
-def data() -> str:
+def data() -> Iterator[str]:
     """Of the embedded services; PostgreSQL's account must reach it."""
-    return str(Path(os.environ.get("TMPDIR", "/tmp")) / f"callboard-examples-{os.getpid()}")
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"callboard-examples-{os.getpid()}"
+    yield str(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,11 @@ def test_the_words_of_the_concepts_are_those_of_the_route() -> None:
     assert told - known == {"interrupt"}
 
 
+def test_the_quickstarts_curl_line_is_the_readmes_which_is_tried() -> None:
+    lines = [[block for block in docs.blocks(page, "sh") if "curl" in block] for page in (QUICKSTART, docs.README)]
+    assert lines[0] == lines[1] != []
+
+
 def test_the_index_has_every_page() -> None:
     index = (docs.ROOT / "docs" / "README.md").read_text()
     pages = [page.relative_to(docs.ROOT / "docs") for page in (docs.ROOT / "docs").rglob("*.md")]

@@ -33,7 +33,7 @@ const paths = {
 function render() {
   const lines = messages.filter(({ role, content }) => content && role !== "tool");
   document.querySelector("#chat").replaceChildren(...lines.map(line));
-  const shapes = calls().map(({ function: { arguments: given } }) => JSON.parse(given));
+  const shapes = calls().map(parsed);
   const canvas = document.querySelector("#canvas");
   canvas.replaceChildren(...shapes.map(drawn));
   const names = shapes.map(({ colour, shape }) => `${colour} ${shape}`).join(", ");
@@ -41,8 +41,7 @@ function render() {
 }
 
 function line({ role, content }) {
-  const paragraph = Object.assign(document.createElement("p"), { className: role, textContent: content });
-  return paragraph;
+  return Object.assign(document.createElement("p"), { className: role, textContent: content });
 }
 
 function drawn({ shape, colour }, index) {
@@ -55,7 +54,16 @@ function drawn({ shape, colour }, index) {
 /** The whole calls of this page's tools. */
 function calls() {
   const asked = messages.flatMap(({ toolCalls = [] }) => toolCalls);
-  return asked.filter((call) => !call.open && tools.some(({ name }) => name === call.function.name));
+  return asked.filter((call) => !call.open && tools.some(({ name }) => name === call.function.name) && parsed(call));
+}
+
+/** A call's arguments; undefined for one that a snapshot cut in the middle, whose rest follows. */
+function parsed({ function: { arguments: given } }) {
+  try {
+    return JSON.parse(given);
+  } catch {
+    return undefined;
+  }
 }
 
 // -- what the events do to the messages -------------------------------------------------------------------------------
@@ -72,7 +80,8 @@ const takes = {
   },
   TOOL_CALL_START: ({ toolCallId, toolCallName, parentMessageId }) => {
     const { toolCalls } = assistant(parentMessageId ?? toolCallId);
-    if (!call(toolCallId)) toolCalls.push({ id: toolCallId, open: true, function: { name: toolCallName, arguments: "" } });
+    if (!call(toolCallId)) toolCalls.push({ id: toolCallId, function: { name: toolCallName, arguments: "" } });
+    call(toolCallId).open = true;
   },
   TOOL_CALL_ARGS: ({ toolCallId, delta }) => (call(toolCallId).function.arguments += delta),
   TOOL_CALL_END: ({ toolCallId }) => delete call(toolCallId).open,
