@@ -100,7 +100,8 @@ def test_the_quickstarts_curl_line_is_the_readmes_which_is_tried() -> None:
 def test_the_index_has_every_page() -> None:
     index = (docs.ROOT / "docs" / "README.md").read_text()
     pages = [page.relative_to(docs.ROOT / "docs") for page in (docs.ROOT / "docs").rglob("*.md")]
-    assert [str(page) for page in pages if str(page) != "README.md" and f"({page}" not in index] == []
+    missing = [str(page) for page in pages if str(page) != "README.md" and f"({page}" not in index]
+    assert missing == [], "name them in docs/README.md"
 
 
 def test_the_comparison_is_dated_and_every_system_sourced() -> None:
