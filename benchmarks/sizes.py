@@ -22,6 +22,9 @@ class Sizes:
     batch: int = 8  # events per batch
     idle: int = 1000
     storm: int = 2000
+    scale_runs: int = 240
+    scale_at_once: int = 64
+    cold_starts: int = 3
     workers: int = 1
 
 
@@ -36,4 +39,7 @@ QUICK = Sizes(
     rounds=10,
     idle=60,
     storm=60,
+    scale_runs=24,
+    scale_at_once=8,
+    cold_starts=1,
 )

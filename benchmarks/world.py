@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,7 +51,11 @@ class Stack:
     redis: str
     services: Groups
     children: dict[str, list[Child]] = field(default_factory=dict)
-    url: str = ""
+    urls: list[str] = field(default_factory=list)  # of the fronts
+
+    @property
+    def url(self) -> str:
+        return self.urls[-1]
 
     @property
     def groups(self) -> dict[str, list[int]]:
@@ -139,8 +143,8 @@ class World:
         say(f"starting {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
         with ExitStack() as undo:
             for kind, count in counts.items():
-                for number in range(count):
-                    self._start(stack, kind, number, undo)
+                for _ in range(count):
+                    undo.enter_context(self.process(stack, kind))
             yield stack
 
     @cached_property
@@ -150,7 +154,9 @@ class World:
 
     workers = 1
 
-    def _start(self, stack: Stack, kind: str, number: int, undo: ExitStack) -> None:
+    @contextmanager
+    def process(self, stack: Stack, kind: str, *, forks: int = 1, wait: bool = True) -> Iterator[Child]:
+        """One more process of the stack, a worker with so many `forks`; stopped at the end."""
         port = free_port()
         environment = {
             **stack.environment,
@@ -158,16 +164,20 @@ class World:
             "CALLBOARD_LLM__API_BASE__OPENAI": self.model,
             "CALLBOARD_LLM__PROVIDER_KEYS__OPENAI": "none",
             "CALLBOARD_LLM__DEFAULT_MODEL": "openai/bench",
+            "CALLBOARD_WORKER__PROCESSES": str(forks),
         }
         argv = [sys.executable, "-m", "callboard_runtime.cli", kind]
         child = Child(kind, argv, environment, self.folder / f"{kind}-{os.urandom(3).hex()}.log")
-        undo.callback(child.stop)
         stack.children.setdefault(kind, []).append(child)
         if kind == "http":
-            stack.url = f"http://127.0.0.1:{port}"
-            child.wait_ready(lambda: answers(f"{stack.url}/readyz"))
-        else:
-            child.wait_ready(lambda: asyncio.run(_beats(stack, kind, number + 1)))
+            stack.urls.append(f"http://127.0.0.1:{port}")
+        try:
+            if wait:
+                child.wait_ready(partial(_serves, stack, kind, len(stack.children[kind]) - 1 + forks))
+            yield child
+        finally:
+            stack.children[kind].remove(child)
+            child.stop()
 
     def _service(self, service: Service) -> Service:
         say(f"starting {service.folder.name}")
@@ -176,6 +186,9 @@ class World:
         return service
 
 
-async def _beats(stack: Stack, kind: str, count: int) -> bool:
-    rows = await stack.query("SELECT count(*) FROM processes WHERE kind = $1", kind)
+def _serves(stack: Stack, kind: str, count: int) -> bool:
+    """Whether the newest front answers, or so many of the others beat."""
+    if kind == "http":
+        return answers(f"{stack.url}/readyz")
+    rows = asyncio.run(stack.query("SELECT count(*) FROM processes WHERE kind = $1", kind))
     return rows[0][0] >= count

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.results import Result
 from benchmarks.sizes import Sizes
-from benchmarks.workloads import actor_commits, chat, commands, fan_out, hops, idle_streams, reconnects
+from benchmarks.workloads import actor_commits, chat, commands, fan_out, hops, idle_streams, reconnects, scale
 from benchmarks.world import World
 
 WORKLOADS: Mapping[str, Callable[[World, Sizes], Result]] = {
@@ -15,4 +15,5 @@ WORKLOADS: Mapping[str, Callable[[World, Sizes], Result]] = {
     "fan_out": fan_out.run,
     "idle_streams": idle_streams.run,
     "reconnects": reconnects.run,
+    "scale": scale.run,
 }
