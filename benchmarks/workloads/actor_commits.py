@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import orjson
 import uvloop
-from callboard_actors.heap import settle_heap
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,6 +30,7 @@ from callboard_runtime.domain.ids import PARTITIONS, partition_of, run_uuid, ses
 from callboard_runtime.domain.run_input import NewMessage, RunInput
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.domain.usage import CallUsage
+from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
 from callboard_runtime.stream.tail import TailStore
@@ -46,7 +46,7 @@ DELTA: AguiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "
 def run(world: World, sizes: Sizes) -> Result:
     say(f"actor_commits: {sizes.sessions} sessions")
     grouped = ActorSettings().group_size
-    settle_heap()
+    leave_loaded_alone()
     with world.stack() as stack:
         ours = uvloop.run(_actor(stack, sizes.sessions, f"actor, groups of at most {grouped}", grouped))
     with world.stack() as stack:
