@@ -4,8 +4,9 @@ import { CopilotChat, CopilotKitProvider, useFrontendTools, useInterrupt } from 
 import "@copilotkit/react-core/v2/styles.css";
 import { decision, pageTools, question } from "./tools.js";
 
+/* global CALLBOARD -- build.mjs puts the address here */
 const AGENT = "demo"; // a workflow
-const RUNTIME = `${import.meta.env.VITE_CALLBOARD ?? "http://127.0.0.1:8000"}/copilotkit`;
+const RUNTIME = `${CALLBOARD}/copilotkit`;
 const THREAD = (sessionStorage.thread ??= crypto.randomUUID());
 
 function Page() {
