@@ -33,6 +33,7 @@ PROBE_EVERY = 15.0  # seconds between two looks at the broker's own count of con
 PROBE_TIMEOUT = 5.0  # seconds
 MISSING_ROUNDS = 5  # rounds without a consumer before it is set up anew; aio-pika usually does so by itself
 MOVES_AT_ONCE = 8  # channels opened or closed together
+MOVE_TIMEOUT = 30.0  # seconds for one of them; a move that hangs must not keep the others, and repairs, waiting
 
 MakeMailboxes = Callable[[int, int], Mailboxes]
 """From partition and partition_epoch to the mailboxes of that ownership."""
@@ -171,7 +172,8 @@ class ActorApp:
         """One join, leave or rejoin; what fails here is found and repaired by the next rounds."""
         async with self._gate:
             try:
-                await step(item)
+                async with asyncio.timeout(MOVE_TIMEOUT):
+                    await step(item)
             except (*CONNECTION_EXCEPTIONS, ConnectionGone, TimeoutError) as error:
                 logger.info("partition %d: %s", item.partition, error, extra={"action": "partition_retry"})
 

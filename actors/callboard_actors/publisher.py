@@ -39,7 +39,12 @@ class _ActorLine(Line):
 
     def __init__(self, confirmed: aiormq.abc.AbstractChannel, replies: aiormq.abc.AbstractChannel) -> None:
         super().__init__(confirmed)
+        self._both = (confirmed, replies)
         self.replies = ReplyWriter(replies)
+
+    @property
+    def channels(self) -> tuple[aiormq.abc.AbstractChannel, ...]:
+        return self._both
 
     def lost(self) -> None:
         self.replies.lost()

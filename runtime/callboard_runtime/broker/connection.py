@@ -37,8 +37,13 @@ class Line:
     def __init__(self, channel: aiormq.abc.AbstractChannel) -> None:
         self.channel = channel
 
+    @property
+    def channels(self) -> tuple[aiormq.abc.AbstractChannel, ...]:
+        """All that are used: when one of them is closed, the line is gone."""
+        return (self.channel,)
+
     def lost(self) -> None:
-        """Called once, when the connection or the channel is gone."""
+        """Called once, when the connection or a channel is gone."""
 
     async def publish(
         self,
@@ -228,7 +233,10 @@ async def _until_lost(connection: AbstractConnection, line: Line) -> None:
     transport = connection.transport
     if transport is None:
         return
-    closing: set[asyncio.Future[Any]] = {transport.connection.closing, line.channel.closing}  # pyright: ignore[reportUnknownMemberType]
+    closing: set[asyncio.Future[Any]] = {
+        used.closing  # pyright: ignore[reportUnknownMemberType]
+        for used in (transport.connection, *line.channels)
+    }
     try:
         await asyncio.wait(closing, return_when=asyncio.FIRST_COMPLETED)
     finally:
