@@ -1,4 +1,4 @@
-"""`examples/copilotkit-page`: its tools and its approvals, with CopilotKit's core in Node, and what its files promise."""
+"""`examples/copilotkit-page`: its tools and approvals, with CopilotKit's core in Node, and what its files promise."""
 
 import json
 import re
@@ -47,15 +47,20 @@ process.exit(0);
 async def test_the_pages_tools_and_approvals(stack: Callboard, client: FrontClient) -> None:
     given = {"url": stack.fronts[0], "headers": client.headers, "agentId": _constant("AGENT"), "threadId": fresh("t")}
     with tempfile.TemporaryDirectory(dir=HERE) as folder:
-        Path(folder, "tools.js").write_text((PAGE / "src" / "tools.js").read_text())
-        Path(folder, "page.mjs").write_text(DRIVER)
-        Path(folder, "package.json").write_text('{"type": "module"}')
-        seen = json.loads(await node(str(Path(folder, "page.mjs")), given))
+        seen = json.loads(await node(write(Path(folder)), given))
     assert seen["theme"] == "dark"
     assert seen["themed"] == "The page said: the page is dark now"
     assert seen["asked"] == "May issue_refund be run with order_id 77, amount 19.90?"
     assert seen["refunded"].startswith("The refund came to:")
     assert await refunds(stack, client) == [("77", "19.90")]
+
+
+def write(folder: Path) -> str:
+    """The page's own tools beside a script that plays it; they find their packages from here."""
+    (folder / "tools.js").write_text((PAGE / "src" / "tools.js").read_text())
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "page.mjs").write_text(DRIVER)
+    return str(folder / "page.mjs")
 
 
 def _constant(name: str) -> str:
