@@ -199,8 +199,15 @@ class Checker:
         self.require(not strays, 4, f"events of epochs that nobody held: {strays}")
 
     def _check_ends(self) -> None:
-        open_runs = [row["client_run_id"] for row in self.tables.of("runs") if row["ended_at"] is None]
-        self.require(not open_runs, 1, f"runs without an end: {open_runs}")
+        turns = {turn.run: turn for turn in self._load.turns}
+        for row in self.tables.of("runs"):
+            turn = turns[row["client_run_id"]]
+            told = [(answer.status, answer.code) for answer in turn.answers]
+            self.require(
+                row["ended_at"] is not None,
+                1,
+                f"{turn.kind} {turn.run} has no end, it is {row['status']}: {told} {turn.doing} {turn.trouble}",
+            )
         left = Counter(row["kind"] for row in self.tables.of("outbox") if row["kind"] != "integration")
         self.require(not left["wakeup"], 1, f"wake-ups that nobody needs: {left}")
         for attempt in self.tables.of("run_attempts"):

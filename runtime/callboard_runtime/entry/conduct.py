@@ -57,9 +57,7 @@ def set_going(brief: RunBrief, journal: Journal, stream: RunStream, settings: Se
     return Play(runtime, asyncio.create_task(runtime.run(), name=f"crew-{brief.run_id}"))
 
 
-def _runtime(
-    brief: RunBrief, journal: Journal, stream: RunStream, settings: Settings
-) -> CrewAIRuntime | FlowRuntime:
+def _runtime(brief: RunBrief, journal: Journal, stream: RunStream, settings: Settings) -> CrewAIRuntime | FlowRuntime:
     if brief.config.flow is not None:
         from callboard_runtime.flows.runtime import FlowRuntime  # late, as below
 
