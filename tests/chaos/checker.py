@@ -257,8 +257,14 @@ class Checker:
         for turn in self._load.turns:
             if turn.kind in ("press", "launch"):
                 self.require(presses[turn.key] <= 1, 7, f"{turn.run}: the tool was started {presses[turn.key]} times")
-        answers = Counter(row["tool_call_id"] for row in self.tables.of("run_steps") if row["kind"] == "answer")
-        self.require(max(answers.values(), default=0) <= 1, 7, "a call has two answers")
+        # A call that was approved is asked about once more, by an interrupt of its own, if its worker died inside it.
+        answers = Counter(
+            (row["tool_call_id"], orjson.loads(row["result"])["interrupt_id"])
+            for row in self.tables.of("run_steps")
+            if row["kind"] == "answer"
+        )
+        for (call, interrupt), times in answers.items():
+            self.require(times == 1, 7, f"{times} answers to {interrupt or call}")
 
     def _check_secrets(self) -> None:
         for log in self._callboard.folder.glob("*.log"):
