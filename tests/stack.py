@@ -146,6 +146,7 @@ class Node:
     zygote: Zygote
     url: str = ""  # fronts only
     paused: bool = field(default=False, init=False)
+    leaving: bool = field(default=False, init=False)  # it was told to stop
 
     @property
     def alive(self) -> bool:
@@ -159,6 +160,7 @@ class Node:
     def stop(self, timeout: float = 60) -> int:
         """SIGTERM; returns the exit code."""
         self.resume()
+        self.leaving = True
         self._signal(signal.SIGTERM)
         wait_until(lambda: not self.alive, f"end of {self.kind} after SIGTERM", timeout=timeout)
         return self.zygote.code(self.pid) or 0
@@ -236,6 +238,8 @@ class Callboard:
         """Have exactly so many processes of each kind, all of them ready; spare ones are killed."""
         for node in self.nodes:
             node.resume()
+        for node in [node for node in self.nodes if node.leaving]:
+            wait_until(lambda node=node: not node.alive, f"end of {node.kind}, which is stopping", timeout=START_TIMEOUT)
         self.nodes = [node for node in self.nodes if node.alive]
         for kind in KINDS:
             if kind in counts:
