@@ -238,8 +238,8 @@ class Callboard:
         """Have exactly so many processes of each kind, all of them ready; spare ones are killed."""
         for node in self.nodes:
             node.resume()
-        for node in [node for node in self.nodes if node.leaving]:
-            wait_until(lambda node=node: not node.alive, f"end of {node.kind}, which is stopping", timeout=START_TIMEOUT)
+        leaving = [node for node in self.nodes if node.leaving]
+        wait_until(lambda: not any(node.alive for node in leaving), "end of what is stopping", timeout=START_TIMEOUT)
         self.nodes = [node for node in self.nodes if node.alive]
         for kind in KINDS:
             if kind in counts:
