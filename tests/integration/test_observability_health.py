@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from callboard_actors import wiring
 from callboard_actors.wiring import run_actors
 from callboard_runtime.embedded.paths import free_port
 from callboard_runtime.entry.loop_thread import LoopThread
@@ -45,7 +46,10 @@ async def test_readiness_follows_the_services(
     redis_prefix: str,
     embedded_amqp_url: str,
     tcp_proxy: Callable[[str], Awaitable[TcpProxy]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A process sets its collector once; this one is pytest's, with what other tests have left.
+    monkeypatch.setattr(wiring, "leave_loaded_alone", lambda: None)
     broker, database, port = await tcp_proxy(embedded_amqp_url), await tcp_proxy(postgres_url), free_port()
     settings = Settings(
         database_url=SecretStr(database.url(postgres_url)),
