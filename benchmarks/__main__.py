@@ -64,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="sizes that only show that everything works")
     parser.add_argument("--workers", type=int, default=1, help="Callboard worker processes")
     parser.add_argument("--idle", type=int, help="idle streams")
+    parser.add_argument("--readers", type=int, help="active readers of one front (fan_out)")
     parser.add_argument("--agui-crewai", help="Python of an environment that has ag-ui-crewai, to compare with it")
     parser.add_argument("--publish", action="store_true", help="put the tables into benchmarks/README.md")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest", help="folder for the results")
@@ -83,7 +84,8 @@ def _arguments() -> list[str]:
 
 def _sizes(options: argparse.Namespace) -> Sizes:
     sizes = replace(QUICK if options.quick else Sizes(), workers=options.workers)
-    return replace(sizes, idle=options.idle) if options.idle else sizes
+    given = {name: getattr(options, name) for name in ("idle", "readers") if getattr(options, name)}
+    return replace(sizes, **given)
 
 
 if __name__ == "__main__":
