@@ -1,5 +1,6 @@
 """Fixtures for everybody: a database, a Redis and a virtual host per test, and servers to break on purpose."""
 
+import gc
 import os
 import sys
 import uuid
@@ -69,6 +70,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if install.progress is not sys.stderr:
         install.progress.close()
         install.progress = sys.stderr
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_of_its_own() -> Iterator[None]:
+    """What a module left open is reported for it, and not for whichever test the collector happens to run in."""
+    yield
+    gc.collect()
+    gc.freeze()  # so that the next module's turn looks at what is new only
 
 
 @pytest.fixture(scope="session")

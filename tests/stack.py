@@ -290,6 +290,8 @@ class Callboard:
     def _ready(self, node: Node) -> bool:
         if node.kind == "http":
             return _answers(f"{node.url}/readyz")
+        if node.kind == "actors":  # it is known as alive before it takes commands
+            return "partitions_joined" in node.log.read_text(errors="replace")
         return any(str(node.pid) in row["id"] for row in self.query_now("SELECT id FROM processes"))
 
     # -- what the services hold ---------------------------------------------------------------------------------------

@@ -81,8 +81,11 @@ _AUDIT = text("""
 INSERT INTO audit_log (id, actor, action, session_id, run_id, subject, details)
 VALUES (:id, :actor, :action, :session_id, :run_id, :subject, '{}')
 """)
-
-
+_ACTORS = text("""
+SELECT EXISTS (
+    SELECT 1 FROM processes WHERE kind = 'actors' AND beat_at > now() - make_interval(secs => :silent_after)
+)
+""")
 _CLAIM = text("INSERT INTO command_claims (id, session_id, body) VALUES (:id, :session_id, :body)")
 
 
@@ -143,10 +146,10 @@ class Records:
             await connection.execute(_CLAIM, {"id": claim_id, "session_id": session_id, "body": body})
         return claim_id
 
-    async def ping(self) -> None:
-        """Raises Unavailable unless the database answers."""
+    async def actors_live(self, silent_after: float) -> bool:
+        """Whether an actor process was heard of within `silent_after` seconds; without one no run is accepted."""
         async with connect(self._engine) as connection:
-            await connection.execute(text("SELECT 1"))
+            return bool(await connection.scalar(_ACTORS, {"silent_after": silent_after}))
 
 
 def _run_record(row: Mapping[Any, Any], legs: Iterable[Mapping[Any, Any]]) -> RunRecord:

@@ -121,7 +121,7 @@ async def test_one_trace_from_the_browser_to_the_model_and_back(
     assert stream.service == "callboard-http"
     services = {span.service for span in collector.of(browser.trace)}
     assert services == {"callboard-http", "callboard-actors", "callboard-worker"}
-    assert not any(span.failed for span in collector.of(browser.trace))
+    assert [span for span in collector.of(browser.trace) if span.failed] == []
 
 
 async def test_a_stream_of_its_own_trace_points_at_the_run(
@@ -270,6 +270,7 @@ async def test_every_process_says_that_it_is_ready(callboard: Callboard) -> None
         ready = json.loads(get(f"{base(callboard, kind)}/readyz"))
         assert ready["status"] == "ready"
         assert ready["checks"]["database"] is ready["checks"]["broker"] is True
+        assert ready["checks"].get("actors") is (True if kind == "http" else None)
 
 
 async def test_log_lines_inside_a_run_name_it(callboard: Callboard, browser: Caller) -> None:

@@ -160,6 +160,7 @@ class Checks(Body):
     database: bool
     broker: bool
     redis: bool = Field(description="Without Redis events come later; nothing is lost")
+    actors: bool = Field(description="Whether an actor process lives; while none does, runs meet 503")
     draining: bool
 
 

@@ -228,8 +228,8 @@ OTHER_OPERATIONS = (
         (_json(200, "It does", b.Alive),), open=True, services=False,
     ),
     Operation(
-        "GET", "/readyz", "isReady", "Operations", "a run would be accepted now",
-        (_json(200, "It would", b.Ready), _json(503, "It would not", b.Ready)), open=True, services=False,
+        "GET", "/readyz", "isReady", "Operations", "this front can do its work now",
+        (_json(200, "It can", b.Ready), _json(503, "It cannot", b.Ready)), open=True, services=False,
     ),
     Operation(
         "GET", "/metrics", "metrics", "Operations", "counters in Prometheus' text form",

@@ -21,17 +21,29 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """GET /readyz: whether a run would be accepted now; Redis may be away, which only costs latency."""
+    """GET /readyz: whether this front can do its work; Redis may be away, which only costs latency.
+
+    `actors` is told and not counted: while none lives runs meet a 503, but streams and answers still come from here.
+    """
     ready, checks = await _readiness(request)
     return as_json({"status": "ready" if ready else "unready", "checks": checks}, 200 if ready else 503)
 
 
 async def _readiness(request: web.Request) -> tuple[bool, dict[str, bool]]:
     services, deps = request.app[SERVICES], request.app[DEPS]
-    database, redis = await asyncio.gather(_answers(services.records.ping()), _answers(services.limits.ping()))
+    silent_after = deps.settings.actors.silent_after
+    (database, actors), (redis, _) = await asyncio.gather(
+        _asked(services.records.actors_live(silent_after)), _asked(services.limits.ping())
+    )
     broker = services.commands.connected and services.sources.hub.connected
     ready = database and broker and not deps.streams.draining
-    checks = {"database": database, "broker": broker, "redis": redis, "draining": deps.streams.draining}
+    checks = {
+        "database": database,
+        "broker": broker,
+        "redis": redis,
+        "actors": actors,
+        "draining": deps.streams.draining,
+    }
     return ready, checks
 
 
@@ -42,13 +54,13 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=deps.metrics.render(len(deps.streams)), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _answers(probe: Awaitable[None]) -> bool:
+async def _asked(question: Awaitable[bool | None]) -> tuple[bool, bool]:
+    """Whether there was an answer, and whether it was yes."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT):
-            await probe
-    except Exception:  # noqa: BLE001 - whatever it is, the answer is no
-        return False
-    return True
+            return True, bool(await question)
+    except Exception:  # noqa: BLE001 - whatever it is, there is none
+        return False, False
 
 
 ROUTES = [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]

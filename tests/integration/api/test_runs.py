@@ -217,6 +217,7 @@ async def test_without_database_or_broker_the_front_says_so(settings: Settings, 
             "database": True,
             "broker": True,
             "redis": True,
+            "actors": False,
             "draining": False,
         }
         for proxy, what in zip(proxies, ("database", "broker"), strict=True):
