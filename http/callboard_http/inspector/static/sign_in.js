@@ -1,33 +1,28 @@
-// Asks for an operator's token when the server wants one, as often as it takes.
+// Signs in as an operator if the server wants that.
 
 import { ApiError } from "../playground/api.js";
-import { byId } from "../playground/dom.js";
+import { TokenDialog } from "../playground/token_dialog.js";
 
+const WORDS = {
+  title: "The inspector is for operators",
+  label: "Bearer token (JWT) with the operator role",
+  hint: "It stays in this tab, and is gone when the tab closes. Every look at what users wrote is noted in the audit log.",
+};
 const REFUSED = "This token is not an operator's: its claim `roles` must name the configured operator role.";
 
-export class SignIn {
+export class SignIn extends TokenDialog {
   constructor(api) {
-    this.api = api;
-    this.dialog = byId("sign-in");
-    byId("sign-out").addEventListener("click", () => this.#signOut());
-    this.dialog.addEventListener("cancel", (event) => event.preventDefault()); // nothing works without a token
+    super(api, WORDS);
   }
 
-  /** Returns once the server takes us for an operator. */
+  /** Returns once the server takes us for an operator; asks as often as it takes. */
   async first() {
     for (;;) {
       const problem = await this.#problem();
       if (problem === null) break;
-      this.api.token = await this.#asked(this.api.token ? problem : "");
+      await this.ask(this.api.token ? problem : "");
     }
-    byId("sign-out").hidden = !this.api.token;
-  }
-
-  /** The token is not accepted any more: start over with another one. */
-  async again() {
-    if (this.dialog.open) return;
-    this.api.token = await this.#asked("The token is not accepted any more.");
-    location.reload();
+    this.accepted();
   }
 
   /** Why the server does not let us in; null if it does, or cannot say at the moment. */
@@ -39,24 +34,5 @@ export class SignIn {
       if (error instanceof ApiError && error.status === 404) return REFUSED;
     }
     return null;
-  }
-
-  #asked(problem) {
-    byId("token-problem").textContent = problem;
-    byId("token").value = "";
-    this.dialog.showModal();
-    byId("token").focus();
-    return new Promise((resolve) => {
-      byId("sign-in-form").addEventListener("submit", (event) => {
-        event.preventDefault();
-        this.dialog.close();
-        resolve(byId("token").value.trim());
-      }, { once: true });
-    });
-  }
-
-  #signOut() {
-    this.api.token = null;
-    location.reload();
   }
 }
