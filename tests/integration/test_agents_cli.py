@@ -2,37 +2,27 @@
 
 import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from callboard_runtime import cli
 from callboard_runtime.cli import agents_service
 from callboard_runtime.config.loader import fetch_rows, load_runtime_config
 from callboard_runtime.persistence import migrate
 from callboard_runtime.persistence.database import connect, create_engine, transaction
 from callboard_runtime.persistence.tables import SystemAgent
 from callboard_runtime.settings import Settings
-
-Run = Callable[..., int]
+from command_line import Run, runner
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> Run:
     """Run `callboard` on this test's database and return its exit code."""
     monkeypatch.setenv("CALLBOARD_DATABASE_URL", postgres_url)
-
-    def call(*args: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["callboard", *args])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0)
-
-    return call
+    return runner(monkeypatch)
 
 
 @pytest.fixture

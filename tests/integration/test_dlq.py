@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import aio_pika
@@ -13,16 +13,14 @@ import orjson
 import pytest
 from aio_pika.abc import AbstractChannel
 
-from callboard_runtime import cli
 from callboard_runtime.broker import topology
 from callboard_runtime.broker.topology_setup import declare, declare_ingress
 from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.settings import ActorSettings, IngressSettings, Settings
+from command_line import AsyncRun, async_runner
 
 SESSION = "5c3f7dd6-8cc9-5b84-a6a5-1f2b0b9d7f11"
 PARTITION = topology.partition_queue(7)
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -44,28 +42,13 @@ async def channel(broker_url: str) -> AsyncIterator[AbstractChannel]:
 
 
 @pytest.fixture
-def run(broker_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(broker_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> AsyncRun:
     """Run `callboard dlq …` in a thread, beside the embedded broker; returns exit code, output and errors."""
     monkeypatch.setenv("CALLBOARD_AMQP_URL", broker_url)
-
-    async def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["callboard", "dlq", *args])
-        code = await asyncio.to_thread(_main)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
+    return partial(async_runner(monkeypatch, capsys), "dlq")
 
 
-def _main() -> int:
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-async def listed(run: Run, *args: str) -> list[dict[str, Any]]:
+async def listed(run: AsyncRun, *args: str) -> list[dict[str, Any]]:
     code, out, err = await run("list", "--json", *args)
     assert code == 0, err
     return json.loads(out)
@@ -97,7 +80,7 @@ async def ready(channel: AbstractChannel, queue: str) -> int:
     return declared.declaration_result.message_count or 0
 
 
-async def test_listing_says_what_and_why_and_loses_nothing(channel: AbstractChannel, run: Run) -> None:
+async def test_listing_says_what_and_why_and_loses_nothing(channel: AbstractChannel, run: AsyncRun) -> None:
     for number in (1, 2, 3):
         await die(channel, number)
     await until_dead(channel, 3)
@@ -119,7 +102,7 @@ async def test_listing_says_what_and_why_and_loses_nothing(channel: AbstractChan
     assert "2 more" in table
 
 
-async def test_a_replay_arrives_as_it_was_sent_and_the_letter_goes(channel: AbstractChannel, run: Run) -> None:
+async def test_a_replay_arrives_as_it_was_sent_and_the_letter_goes(channel: AbstractChannel, run: AsyncRun) -> None:
     for number in (1, 2):
         await die(channel, number)
     await until_dead(channel, 2)
@@ -138,7 +121,7 @@ async def test_a_replay_arrives_as_it_was_sent_and_the_letter_goes(channel: Abst
     assert message.headers == {"kept": "yes"}
 
 
-async def test_all_are_replayed_once_even_if_they_die_again(channel: AbstractChannel, run: Run) -> None:
+async def test_all_are_replayed_once_even_if_they_die_again(channel: AbstractChannel, run: AsyncRun) -> None:
     for number in (1, 2, 3):
         await die(channel, number)
     await until_dead(channel, 3)
@@ -151,7 +134,7 @@ async def test_all_are_replayed_once_even_if_they_die_again(channel: AbstractCha
     assert {letter["deaths"] for letter in await listed(run)} == {1}
 
 
-async def test_a_letter_set_aside_by_a_front_goes_back_to_the_ingress(channel: AbstractChannel, run: Run) -> None:
+async def test_a_letter_set_aside_by_a_front_goes_back_to_the_ingress(channel: AbstractChannel, run: AsyncRun) -> None:
     headers: dict[str, Any] = {
         topology.H_DEAD_REASON: "INVALID_INPUT: threadId: missing", topology.H_DEAD_QUEUE: topology.INGRESS_QUEUE,
         topology.H_DEAD_EXCHANGE: topology.INGRESS_EXCHANGE, topology.H_DEAD_KEY: "run",
@@ -175,7 +158,7 @@ async def test_a_letter_set_aside_by_a_front_goes_back_to_the_ingress(channel: A
     assert await ready(channel, topology.INGRESS_QUEUE) == 1
 
 
-async def test_what_cannot_be_replayed_stays(channel: AbstractChannel, run: Run) -> None:
+async def test_what_cannot_be_replayed_stays(channel: AbstractChannel, run: AsyncRun) -> None:
     exchange = await channel.get_exchange(topology.DEAD_EXCHANGE)
     gone = {topology.H_DEAD_QUEUE: "callboard.no-such-queue"}
     await exchange.publish(aio_pika.Message(b"\xff not json", headers={}), topology.DEAD_QUEUE)
@@ -192,7 +175,7 @@ async def test_what_cannot_be_replayed_stays(channel: AbstractChannel, run: Run)
     await until_dead(channel, 1)
 
 
-async def test_drop_deletes_what_was_chosen(channel: AbstractChannel, run: Run) -> None:
+async def test_drop_deletes_what_was_chosen(channel: AbstractChannel, run: AsyncRun) -> None:
     for number in (1, 2, 3):
         await die(channel, number)
     await until_dead(channel, 3)
@@ -203,7 +186,7 @@ async def test_drop_deletes_what_was_chosen(channel: AbstractChannel, run: Run) 
     assert chosen not in [letter["id"] for letter in await listed(run)]
 
 
-async def test_wrong_usage_is_explained(channel: AbstractChannel, run: Run) -> None:
+async def test_wrong_usage_is_explained(channel: AbstractChannel, run: AsyncRun) -> None:
     assert (await run("replay"))[0] == 2
     assert (await run("drop", "d1", "--all", "--yes"))[0] == 2
     code, _, err = await run("show", "d-nothing")
@@ -211,11 +194,11 @@ async def test_wrong_usage_is_explained(channel: AbstractChannel, run: Run) -> N
     assert "there is no dead letter d-nothing" in err
 
 
-async def test_a_broker_where_nothing_ran_has_no_dead_letters(run: Run) -> None:
+async def test_a_broker_where_nothing_ran_has_no_dead_letters(run: AsyncRun) -> None:
     assert await listed(run) == []
 
 
-async def test_a_broker_that_is_away_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broker_that_is_away_is_one_line(run: AsyncRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLBOARD_AMQP_URL", "amqp://user:secret@127.0.0.1:1/")
     code, _, err = await run("list")
     assert code == 1

@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from callboard_runtime import cli
 from callboard_runtime.domain.ids import run_uuid, session_uuid
 from callboard_runtime.persistence import tables as t
 from callboard_runtime.settings import Settings
+from command_line import AsyncRun, async_runner
 
 from .http_harness import Backstage
 
-Run = Callable[..., Awaitable[tuple[int, str, str]]]
 NOWHERE = "127.0.0.1:1"
 
 
 @pytest.fixture
-def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> AsyncRun:
     """Run `callboard …` in a thread; returns exit code, output and errors."""
     monkeypatch.setenv("CALLBOARD_DATABASE_URL", settings.required_database_url())
     monkeypatch.setenv("CALLBOARD_AMQP_URL", settings.required_amqp_url())
-
-    async def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["callboard", *args])
-        code = await asyncio.to_thread(_main)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
-
-
-def _main() -> int:
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return async_runner(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -54,7 +35,7 @@ async def some_runs(stage: Backstage) -> None:
 
 
 @pytest.mark.usefixtures("some_runs")
-async def test_lists_are_tables_for_people_and_json_for_programs(run: Run) -> None:
+async def test_lists_are_tables_for_people_and_json_for_programs(run: AsyncRun) -> None:
     code, table, _ = await run("runs", "list", "--status", "failed,queued")
     heading, *rows = table.splitlines()
     assert code == 0
@@ -73,7 +54,7 @@ async def test_lists_are_tables_for_people_and_json_for_programs(run: Run) -> No
 
 
 @pytest.mark.usefixtures("some_runs")
-async def test_what_is_shown_is_noted(run: Run, stage: Backstage) -> None:
+async def test_what_is_shown_is_noted(run: AsyncRun, stage: Backstage) -> None:
     code, told, _ = await run("sessions", "show", "thread-2")
     assert code == 0
     assert "a private title" in told
@@ -105,7 +86,7 @@ async def test_what_is_shown_is_noted(run: Run, stage: Backstage) -> None:
     ],
 )
 async def test_what_is_not_there_is_said_with_what_was_probably_meant(
-    run: Run, args: tuple[str, ...], code: int, told: str
+    run: AsyncRun, args: tuple[str, ...], code: int, told: str
 ) -> None:
     ended, _, error = await run(*args)
     assert ended == code
@@ -114,13 +95,13 @@ async def test_what_is_not_there_is_said_with_what_was_probably_meant(
 
 
 @pytest.mark.usefixtures("some_runs")
-async def test_one_of_several_users_is_named(run: Run) -> None:
+async def test_one_of_several_users_is_named(run: AsyncRun) -> None:
     code, told, _ = await run("runs", "show", "run-1", "--user", "bob")
     assert code == 0
     assert "demo" in told
 
 
-async def test_the_status_says_what_is_wrong_and_ends_with_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_status_says_what_is_wrong_and_ends_with_one(run: AsyncRun, monkeypatch: pytest.MonkeyPatch) -> None:
     code, told, _ = await run("status")
     assert code == 1
     assert "problem: no worker process is alive, so accepted runs wait: start `callboard worker`" in told
@@ -135,7 +116,7 @@ async def test_the_status_says_what_is_wrong_and_ends_with_one(run: Run, monkeyp
     assert "hunter2" not in told + error
 
 
-async def test_an_outage_is_an_error_with_a_hint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_is_an_error_with_a_hint(run: AsyncRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLBOARD_DATABASE_URL", f"postgresql://u:hunter2@{NOWHERE}/d")
     code, _, error = await run("sessions", "list")
     assert code == 1

@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -19,22 +19,15 @@ from callboard_runtime.cli.logs import JsonFormatter, TextFormatter, start_loggi
 from callboard_runtime.cli.settings_doc import env_example, shown, unknown_variables, without_credentials
 from callboard_runtime.errors import CallboardError, ConfigError, InvalidInput, NotFound, SettingsError, Unavailable
 from callboard_runtime.settings import Settings
+from command_line import Run, runner
 
 ROOT = Path(__file__).resolve().parents[2]
-Run = Callable[..., int]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `callboard` with these arguments and return its exit code."""
-
-    def call(*args: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["callboard", *args])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0)
-
-    return call
+    return runner(monkeypatch)
 
 
 # -- help and usage ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard_runtime import cli
 from callboard_runtime.cli import completion, told
 from callboard_runtime.cli.approvals_service import arguments
 from callboard_runtime.cli.running import use_running_services
@@ -27,24 +25,16 @@ from callboard_runtime.embedded.running import FILE, noted, running_services
 from callboard_runtime.errors import InvalidInput
 from callboard_runtime.inspection.ages import moment
 from callboard_runtime.inspection.paging import NEWEST, OLDEST, Position, check_count
+from command_line import Run, runner
 
 URLS = {"database_url": "postgresql://u:secret@h/d", "amqp_url": "amqp://h/", "redis_url": "redis://h/0"}
-
-Run = Callable[..., int]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run `callboard` with these arguments, where no `callboard up` runs, and return its exit code."""
     monkeypatch.setenv("CALLBOARD_EMBEDDED__DATA_DIR", str(tmp_path))
-
-    def call(*args: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["callboard", *args])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0)
-
-    return call
+    return runner(monkeypatch)
 
 
 # -- how things are told ----------------------------------------------------------------------------------------------
