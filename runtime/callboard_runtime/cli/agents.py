@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from callboard_runtime.cli.options import Json
+
 app = typer.Typer(help="List, show, change and check agents.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AgentType = Annotated[str, typer.Argument(help="The agent's name in agents.yaml.")]
 
 

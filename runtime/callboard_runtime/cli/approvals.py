@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from callboard_runtime.cli import completion
+from callboard_runtime.cli.options import After, Json
 
 if TYPE_CHECKING:
     from callboard_runtime.inspection.views import ApprovalLine
 
 app = typer.Typer(help="List open approvals, and decide on them.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-After = Annotated[str | None, typer.Option("--after", help="Where the next page begins, as the last one said.")]
 Which = Annotated[
     str, typer.Argument(help="The interrupt, as `list` prints it.", autocompletion=completion.interrupt_ids)
 ]
@@ -31,24 +30,16 @@ Token = Annotated[
 @app.command("list")
 def list_approvals(
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="Most waiting runs to look at.")] = 50,
-    after: Annotated[
-        str | None, typer.Option("--after", help="The next page: what `next` of the last one said.")
-    ] = None,
+    after: After = None,
     as_json: Json = False,
 ) -> None:
     """List the calls that wait for a decision, longest first; `callboard runs show` has their arguments."""
     from callboard_runtime.cli import approvals_service as service
-    from callboard_runtime.cli.output import print_json, print_table
+    from callboard_runtime.cli.output import print_page
 
     page = service.pending(limit, after)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    print_table(
-        ("interrupt", "tool", "status", "run", "session", "user", "waits", "expires"), map(_row, page.approvals)
-    )
-    if page.next:
-        print(f"more: --after {page.next}")
+    columns = ("interrupt", "tool", "status", "run", "session", "user", "waits", "expires")
+    print_page(page, columns, map(_row, page.approvals), as_json=as_json)
 
 
 @app.command()

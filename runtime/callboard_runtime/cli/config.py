@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
 
 import typer
+
+from callboard_runtime.cli.options import Json
 
 app = typer.Typer(help="Show the settings.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
-def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def show(as_json: Json = False) -> None:
     """Print the settings in use, without secrets."""
     from callboard_runtime.cli.output import print_json, print_table
     from callboard_runtime.cli.settings_doc import shown, unknown_variables

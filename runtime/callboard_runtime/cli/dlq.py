@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from callboard_runtime.cli.options import Json
+
 if TYPE_CHECKING:
     from callboard_runtime.broker.dead_letters import DeadLetter
 
 app = typer.Typer(help="Look at dead letters, send them again, drop them.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Which = Annotated[str | None, typer.Argument(help="The message's id as `list` prints it.")]
 Every = Annotated[bool, typer.Option("--all", help="Every message that lies there now.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Most messages to look at, oldest first.")]

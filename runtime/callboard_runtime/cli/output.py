@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import orjson
+
+if TYPE_CHECKING:
+    from callboard_runtime.inspection.views import ApprovalList, RunList, SessionList
 
 
 def print_json(value: object) -> None:
@@ -31,3 +35,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with wide.capture() as capture:
         wide.print(table)
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def print_page(
+    page: ApprovalList | RunList | SessionList, columns: Sequence[str], rows: Iterable[Sequence[str]], *, as_json: bool
+) -> None:
+    """Print a page of a list, and for people how to get the next one."""
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    print_table(columns, rows)
+    if page.next:
+        print(f"more: --after {page.next}")

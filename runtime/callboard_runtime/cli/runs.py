@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from callboard_runtime.cli import completion
+from callboard_runtime.cli.options import After, Json, User
 
 if TYPE_CHECKING:
     from callboard_runtime.inspection.views import RunDetail, RunLine
 
 app = typer.Typer(help="List and show runs of all users.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-After = Annotated[str | None, typer.Option("--after", help="Where the next page begins, as the last one said.")]
 COLUMNS = ("run", "session", "user", "agent", "status", "begun", "took", "calls", "tokens", "cost")
 
 
@@ -36,28 +35,21 @@ def list_runs(
     newer_than: Annotated[str | None, typer.Option("--newer-than", help="Such as 30s, 10m, 2h, 7d.")] = None,
     older_than: Annotated[str | None, typer.Option("--older-than", help="Such as 30s, 10m, 2h, 7d.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="Most runs to list.")] = 50,
-    after: Annotated[
-        str | None, typer.Option("--after", help="The next page: what `next` of the last one said.")
-    ] = None,
+    after: After = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first; what users wrote is left out."""
     from callboard_runtime.cli import inspect_service as service
-    from callboard_runtime.cli.output import print_json, print_table
+    from callboard_runtime.cli.output import print_page
 
     page = service.runs(status, agent, session, newer_than, older_than, limit, after)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    print_table(COLUMNS, map(row, page.runs))
-    if page.next:
-        print(f"more: --after {page.next}")
+    print_page(page, COLUMNS, map(row, page.runs), as_json=as_json)
 
 
 @app.command()
 def show(
     which: Annotated[str, typer.Argument(help="A runId, or an internal id.", autocompletion=completion.run_ids)],
-    user: Annotated[str | None, typer.Option("--user", help="Of this user.")] = None,
+    user: User = None,
     as_json: Json = False,
 ) -> None:
     """Show one run: legs, attempts, journal, model calls, what it waits for, audit; that you looked is noted."""

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from callboard_runtime.cli import completion
+from callboard_runtime.cli.options import After, Json, User
 
 if TYPE_CHECKING:
     from callboard_runtime.inspection.views import RunLine, SessionDetail, SessionLine
 
 app = typer.Typer(help="List and show sessions of all users.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-After = Annotated[str | None, typer.Option("--after", help="Where the next page begins, as the last one said.")]
-User = Annotated[str | None, typer.Option("--user", help="Of this user.")]
 COLUMNS = ("session", "user", "status", "changed", "messages", "tokens", "cost")
 
 
@@ -31,22 +29,15 @@ def list_sessions(
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="Most sessions to list.")] = 50,
-    after: Annotated[
-        str | None, typer.Option("--after", help="The next page: what `next` of the last one said.")
-    ] = None,
+    after: After = None,
     as_json: Json = False,
 ) -> None:
     """List sessions, the one that changed last first; what users wrote is left out."""
     from callboard_runtime.cli import inspect_service as service
-    from callboard_runtime.cli.output import print_json, print_table
+    from callboard_runtime.cli.output import print_page
 
     page = service.sessions(user, status, limit, after)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    print_table(COLUMNS, map(_row, page.sessions))
-    if page.next:
-        print(f"more: --after {page.next}")
+    print_page(page, COLUMNS, map(_row, page.sessions), as_json=as_json)
 
 
 @app.command()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from callboard_runtime.cli.options import Json
 
 if TYPE_CHECKING:
     from callboard_runtime.inspection.views import Backlog, Depth, ProcessLine, Service, Status
 
 
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(as_json: Json = False) -> None:
     """Show services, processes, queues and backlog.
 
     Ends with exit code 1 when something is wrong, and says what to do about it.

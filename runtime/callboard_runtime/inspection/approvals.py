@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_runtime.domain.state_snapshot import PendingToolCall
 from callboard_runtime.inspection.database import Row, question
-from callboard_runtime.inspection.paging import OLDEST, Position, check_count
+from callboard_runtime.inspection.paging import OLDEST, Position, check_count, page_of
 from callboard_runtime.inspection.run_detail import open_calls
 from callboard_runtime.inspection.views import ApprovalLine, ApprovalList
 
@@ -32,8 +32,7 @@ async def list_approvals(engine: AsyncEngine, count: int, after: str | None) -> 
     start = Position.parse(after) if after is not None else OLDEST
     async with question(engine) as ask:
         rows = await ask.rows(_WAITING, at=start.at, id=start.id, count=check_count(count) + 1)
-    kept = rows[:count]
-    following = Position(kept[-1]["created_at"], kept[-1]["id"]).encode() if len(rows) > count else None
+    kept, following = page_of(rows, count, "created_at")
     return ApprovalList(approvals=tuple(line for row in kept for line in _lines(row)), next=following)
 
 

@@ -6,25 +6,35 @@ import difflib
 from collections.abc import Awaitable, Callable, Iterable
 from uuid import UUID
 
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_runtime.errors import InvalidInput, NotFound
+from callboard_runtime.inspection.database import question
 from callboard_runtime.inspection.paging import MAX_PAGE
-from callboard_runtime.inspection.runs import RunFilter, list_runs, runs_named
-from callboard_runtime.inspection.sessions import SessionFilter, list_sessions, sessions_named
+from callboard_runtime.inspection.runs import RunFilter, list_runs
+from callboard_runtime.inspection.sessions import SessionFilter, list_sessions
 
-Search = Callable[[AsyncEngine, str, str | None], Awaitable[list[tuple[UUID, str]]]]
 Recent = Callable[[AsyncEngine], Awaitable[list[str]]]
+
+# A few are enough to say that a name is not one user's alone.
+_SESSIONS = text(
+    "SELECT id, user_id FROM sessions WHERE thread_id = :name AND (:user_id = '' OR user_id = :user_id) LIMIT 3"
+)
+_RUNS = text("""
+SELECT run_id AS id, user_id FROM run_legs
+ WHERE client_run_id = :name AND (:user_id = '' OR user_id = :user_id) GROUP BY run_id, user_id LIMIT 3
+""")
 
 
 async def session_id(engine: AsyncEngine, given: str, user_id: str | None = None) -> UUID:
     """Of an internal id, or of a threadId; raises NotFound with what was probably meant, InvalidInput for several."""
-    return await _find(engine, "session", given, user_id, sessions_named, recent_sessions)
+    return await _find(engine, "session", given, user_id, _SESSIONS, recent_sessions)
 
 
 async def run_id(engine: AsyncEngine, given: str, user_id: str | None = None) -> UUID:
-    """Of an internal id, or of a runId; raises as `session_id` does."""
-    return await _find(engine, "run", given, user_id, runs_named, recent_runs)
+    """Of an internal id, or of a runId, any leg's; raises as `session_id` does."""
+    return await _find(engine, "run", given, user_id, _RUNS, recent_runs)
 
 
 async def recent_sessions(engine: AsyncEngine) -> list[str]:
@@ -40,13 +50,14 @@ async def recent_runs(engine: AsyncEngine) -> list[str]:
 
 
 async def _find(
-    engine: AsyncEngine, kind: str, given: str, user_id: str | None, search: Search, recent: Recent
+    engine: AsyncEngine, kind: str, given: str, user_id: str | None, named: TextClause, recent: Recent
 ) -> UUID:
-    found = await search(engine, given, user_id)
+    async with question(engine) as ask:
+        found = await ask.rows(named, name=given, user_id=user_id or "")
     if len(found) == 1:
-        return found[0][0]
+        return found[0]["id"]
     if found:
-        users = ", ".join(sorted(user for _, user in found))
+        users = ", ".join(sorted(row["user_id"] for row in found))
         raise InvalidInput(f"several users have a {kind} {given} ({users}…): name one with --user, or the internal id")
     if (internal := _uuid(given)) is not None:
         return internal

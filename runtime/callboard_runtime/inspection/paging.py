@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 from uuid import UUID
@@ -11,6 +12,7 @@ from uuid import UUID
 import orjson
 
 from callboard_runtime.errors import InvalidInput
+from callboard_runtime.inspection.database import Row
 
 MAX_PAGE = 200
 
@@ -43,3 +45,9 @@ def check_count(count: int) -> int:
     if not 1 <= count <= MAX_PAGE:
         raise InvalidInput(f"limit: must be a number from 1 to {MAX_PAGE}")
     return count
+
+
+def page_of(rows: Sequence[Row], count: int, time: str) -> tuple[Sequence[Row], str | None]:
+    """The page, and the `after` of the next one, of rows that were read one beyond `count`; `time` orders them."""
+    kept = rows[:count]
+    return kept, Position(kept[-1][time], kept[-1]["id"]).encode() if len(rows) > count else None

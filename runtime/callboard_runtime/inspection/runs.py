@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.inspection.database import Row, question
-from callboard_runtime.inspection.paging import NEWEST, Position, check_count
+from callboard_runtime.inspection.paging import NEWEST, Position, check_count, page_of
 from callboard_runtime.inspection.sessions import usage
 from callboard_runtime.inspection.views import RunLine, RunList
 
@@ -36,10 +36,6 @@ SELECT {COLUMNS} FROM unnest(CAST(:statuses AS text[])) wanted(name)
   JOIN sessions s ON s.id = r.session_id
  ORDER BY r.created_at DESC, r.id DESC LIMIT :count
 """)  # noqa: S608
-_NAMED = text("""
-SELECT run_id AS id, user_id FROM run_legs
- WHERE client_run_id = :name AND (:user_id = '' OR user_id = :user_id) GROUP BY run_id, user_id LIMIT 3
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +66,8 @@ async def list_runs(engine: AsyncEngine, wanted: RunFilter, count: int, after: s
             rows = await ask.rows(_OF_SESSION, session=wanted.session, **names)
         else:
             rows = await ask.rows(_OF_ALL, **names)
-    kept = rows[:count]
-    following = Position(kept[-1]["created_at"], kept[-1]["id"]).encode() if len(rows) > count else None
+    kept, following = page_of(rows, count, "created_at")
     return RunList(runs=tuple(map(run_line, kept)), next=following)
-
-
-async def runs_named(engine: AsyncEngine, name: str, user_id: str | None) -> list[tuple[UUID, str]]:
-    """Internal id and user of runs that clients call `name`, or a leg of them; at most three."""
-    async with question(engine) as ask:
-        rows = await ask.rows(_NAMED, name=name, user_id=user_id or "")
-    return [(row["id"], row["user_id"]) for row in rows]
 
 
 def run_line(row: Row) -> RunLine:

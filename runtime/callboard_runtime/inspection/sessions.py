@@ -13,7 +13,7 @@ from callboard_runtime.domain.ids import partition_of
 from callboard_runtime.domain.state_snapshot import SessionStatus, StateSnapshot
 from callboard_runtime.errors import NotFound
 from callboard_runtime.inspection.database import Row, question
-from callboard_runtime.inspection.paging import NEWEST, Position, check_count
+from callboard_runtime.inspection.paging import NEWEST, Position, check_count, page_of
 from callboard_runtime.inspection.views import SessionDetail, SessionLine, SessionList, Usage
 
 _COLUMNS = """id, thread_id, user_id, status, message_count, input_tokens, output_tokens, total_tokens, cost,
@@ -33,9 +33,6 @@ SELECT {_COLUMNS}, title, log_epoch, log_seq, state_snapshot, deleted_at,
        (SELECT owner FROM partitions WHERE partition = :partition) AS partition_owner
   FROM sessions WHERE id = :id
 """)  # noqa: S608
-_NAMED = text(
-    "SELECT id, user_id FROM sessions WHERE thread_id = :name AND (:user_id = '' OR user_id = :user_id) LIMIT 3"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +51,7 @@ async def list_sessions(engine: AsyncEngine, wanted: SessionFilter, count: int, 
     of_user = {"user_id": wanted.user_id} if wanted.user_id else {}
     async with question(engine) as ask:
         rows = await ask.rows(statement, **names, **of_user, count=check_count(count) + 1)
-    kept = rows[:count]
-    following = Position(kept[-1]["updated_at"], kept[-1]["id"]).encode() if len(rows) > count else None
+    kept, following = page_of(rows, count, "updated_at")
     return SessionList(sessions=tuple(map(_line, kept)), next=following)
 
 
@@ -78,13 +74,6 @@ async def get_session(engine: AsyncEngine, session_id: UUID) -> SessionDetail:
         queued_runs=tuple(run.run_id for run in state.queue),
         deleted_at=row["deleted_at"],
     )
-
-
-async def sessions_named(engine: AsyncEngine, name: str, user_id: str | None) -> list[tuple[UUID, str]]:
-    """Internal id and user of sessions that clients call `name`: at most three, as one is enough to be asked whose."""
-    async with question(engine) as ask:
-        rows = await ask.rows(_NAMED, name=name, user_id=user_id or "")
-    return [(row["id"], row["user_id"]) for row in rows]
 
 
 def _line(row: Row) -> SessionLine:
