@@ -1,4 +1,4 @@
-"""An application that asks for runs over the broker, and the processes that it asks."""
+"""An application that asks for runs over the broker."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import aio_pika
 import orjson
 from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel
 
-from callboard_actors.wiring import actor_process
 from callboard_runtime.broker import topology
-from callboard_runtime.settings import Settings
 from integration.http_harness import headers
 
 PATIENCE = 20.0  # seconds before a wait counts as failed
@@ -77,15 +75,3 @@ async def integration(url: str) -> AsyncIterator[Integration]:
         one = Integration(channel, exchange, replies.name)  # pyright: ignore[reportArgumentType]
         await replies.consume(one.take, no_ack=True)
         yield one
-
-
-@asynccontextmanager
-async def running_actors(settings: Settings) -> AsyncIterator[None]:
-    async with actor_process(settings) as process:
-        duties = [asyncio.create_task(duty()) for duty in process.duties()]
-        try:
-            yield
-        finally:
-            for duty in duties:
-                duty.cancel()
-            await asyncio.gather(*duties, return_exceptions=True)

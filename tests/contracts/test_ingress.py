@@ -19,21 +19,19 @@ from callboard_http.deps import SERVICES
 from callboard_runtime.broker import topology
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import session_uuid
-from callboard_runtime.settings import ActorSettings, IngressSettings, LlmSettings, Settings
-from contracts.ingress_client import Integration, integration, run_input, running_actors, token
+from callboard_runtime.settings import IngressSettings, Settings
+from contracts.ingress_client import Integration, integration, run_input, token
 from contracts.peers import eventually, partition_queues
 from integration.api_stage import Worker, frontend
 from integration.http_harness import USER, Front, headers, make_settings, serving
+from integration.real_actors import running_actors, with_actors
 
 RUNS = "/api/v1/agent/runs"
 
 
 @pytest.fixture
 def settings(postgres_url: str, redis_url: str, redis_prefix: str, broker_url: str) -> Settings:
-    made = make_settings(postgres_url, redis_url, redis_prefix, broker_url)
-    return made.model_copy(
-        update={"llm": LlmSettings(default_model="scripted"), "actors": ActorSettings(standby_delay=0)}
-    )
+    return with_actors(make_settings(postgres_url, redis_url, redis_prefix, broker_url))
 
 
 @pytest.fixture

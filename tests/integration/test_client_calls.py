@@ -34,11 +34,12 @@ from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallStatus
 from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.persistence import tables as t
-from callboard_runtime.settings import ActorSettings, HttpSettings, LlmSettings, Settings
+from callboard_runtime.settings import HttpSettings, Settings
 from services import TcpProxy
 from stack import until
 
 from .http_harness import USER, Backstage, Front, backstage, delta, headers, make_settings, serving
+from .real_actors import running_actors, with_actors
 
 PATIENCE = Patience(total=20, first=0.01, longest=0.1)
 Proxies = Callable[[str], Awaitable[TcpProxy]]
@@ -46,20 +47,13 @@ Proxies = Callable[[str], Awaitable[TcpProxy]]
 
 @pytest.fixture
 def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
-    made = make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
-    return made.model_copy(
-        update={"llm": LlmSettings(default_model="scripted"), "actors": ActorSettings(standby_delay=0)}
-    )
+    return with_actors(make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url))
 
 
 @pytest.fixture
 async def front(settings: Settings) -> AsyncIterator[Front]:
-    async with actor_process(settings) as process, serving(settings) as running:
-        duties = [asyncio.create_task(duty()) for duty in process.duties()]
+    async with running_actors(settings), serving(settings) as running:
         yield running
-        for duty in duties:
-            duty.cancel()
-        await asyncio.gather(*duties, return_exceptions=True)
 
 
 @pytest.fixture

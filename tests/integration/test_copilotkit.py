@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from callboard_actors.wiring import actor_process
-from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
+from callboard_runtime.settings import Settings
 
 from .http_harness import Front, events, headers, make_settings, serving
+from .real_actors import running_actors, with_actors
 
 ROOT = "/copilotkit"
 RUN, CONNECT, STOP = f"{ROOT}/agent/chat/run", f"{ROOT}/agent/chat/connect", f"{ROOT}/agent/chat/stop/t1"
@@ -20,20 +19,13 @@ RUN, CONNECT, STOP = f"{ROOT}/agent/chat/run", f"{ROOT}/agent/chat/connect", f"{
 @pytest.fixture
 def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
     made = make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url, cors_origins=("https://a.example",))
-    return made.model_copy(
-        update={"llm": LlmSettings(default_model="scripted"), "actors": ActorSettings(standby_delay=0)}
-    )
+    return with_actors(made)
 
 
 @pytest.fixture
 async def front(settings: Settings) -> AsyncIterator[Front]:
-    async with actor_process(settings) as process:
-        duties = [asyncio.create_task(duty()) for duty in process.duties()]
-        async with serving(settings) as running:
-            yield running
-        for duty in duties:
-            duty.cancel()
-        await asyncio.gather(*duties, return_exceptions=True)
+    async with running_actors(settings), serving(settings) as running:
+        yield running
 
 
 def body(run: str = "r1", **changes: Any) -> dict[str, Any]:

@@ -26,10 +26,11 @@ from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import session_uuid, utcnow
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.persistence.database import create_engine
-from callboard_runtime.settings import ActorSettings, EventsSettings, LlmSettings, WebhookSettings
+from callboard_runtime.settings import EventsSettings, WebhookSettings
 
 from .actor_harness import USER, Actor, Worker, accept, actor, start
 from .http_harness import make_settings
+from .real_actors import with_actors
 
 SESSION = session_uuid(USER, "t1")
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -347,13 +348,8 @@ async def test_an_actor_process_delivers_what_it_commits_and_ends_what_is_under_
     postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str, receiver: Receiver
 ) -> None:
     webhooks = {"urls": receiver.url(), "secret": SECRET, "allow_private": True}
-    settings = make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url).model_copy(
-        update={
-            "llm": LlmSettings(default_model="scripted"),
-            "actors": ActorSettings(standby_delay=0),
-            "webhooks": WebhookSettings.model_validate(webhooks),
-        }
-    )
+    made = make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
+    settings = with_actors(made.model_copy(update={"webhooks": WebhookSettings.model_validate(webhooks)}))
     answering = asyncio.Event()
 
     async def late(request: web.Request) -> web.Response:

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from callboard_actors.wiring import actor_process
 from callboard_runtime.broker.commander import CommandClient
-from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
-from integration.http_harness import (
-    Backstage,
-    Front,
-    backstage,
-    make_settings,
-    serving,
-)
+from callboard_runtime.settings import Settings
+from integration.http_harness import Backstage, Front, backstage, make_settings, serving
+from integration.real_actors import running_actors, with_actors
 
 
 @pytest.fixture
 def settings(postgres_url: str, redis_url: str, redis_prefix: str, embedded_amqp_url: str) -> Settings:
-    made = make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url)
-    return made.model_copy(
-        update={"llm": LlmSettings(default_model="scripted"), "actors": ActorSettings(standby_delay=0)}
-    )
+    return with_actors(make_settings(postgres_url, redis_url, redis_prefix, embedded_amqp_url))
 
 
 @pytest.fixture
 async def actors(settings: Settings) -> AsyncIterator[None]:
-    async with actor_process(settings) as process:
-        duties = [asyncio.create_task(duty()) for duty in process.duties()]
+    async with running_actors(settings):
         yield
-        for duty in duties:
-            duty.cancel()
-        await asyncio.gather(*duties, return_exceptions=True)
 
 
 @pytest.fixture

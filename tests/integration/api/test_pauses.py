@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from typing import Any
 
 import orjson
 
-from callboard_actors.wiring import actor_process
 from callboard_http.deps import SERVICES
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.domain import commands as c
@@ -23,6 +21,7 @@ from integration.http_harness import (
     headers,
     serving,
 )
+from integration.real_actors import running_actors
 
 
 async def paused(front: Front, commands: CommandClient, *calls: PendingToolCall) -> Worker:
@@ -138,8 +137,7 @@ async def test_copilotkits_synthetic_tool_message_is_not_taken_for_a_result(
 async def test_an_approver_decides_by_interrupt_alone(settings: Settings, commands: CommandClient, stage: Backstage):
     runs = RunSettings(approver_roles=("boss",))
     strict = settings.model_copy(update={"runs": runs})
-    async with actor_process(strict) as process, serving(strict) as front:
-        duties = [asyncio.create_task(duty()) for duty in process.duties()]
+    async with running_actors(strict), serving(strict) as front:
         await paused(front, commands, approval("c1"), frontend("c2"))
         by_id = {"answers": [{"interrupt_id": "int-c1", "status": "approved"}]}
         resume = f"{RUNS}/r1/resume?user={USER}"
@@ -152,6 +150,3 @@ async def test_an_approver_decides_by_interrupt_alone(settings: Settings, comman
         assert (await front.call("POST", resume, json=by_id, as_=as_boss)).status == 202
         assert await pending(front, stage) == {"c1": "APPROVED", "c2": "PENDING_RESULT"}
         assert (await front.call("POST", f"{RUNS}/r1/cancel?user={USER}", as_=as_boss)).status == 404
-        for duty in duties:
-            duty.cancel()
-        await asyncio.gather(*duties, return_exceptions=True)
