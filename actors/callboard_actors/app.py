@@ -17,6 +17,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity
 from faststream.rabbit import RabbitBroker
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from callboard_actors.acks import AckLines
 from callboard_actors.consumer import PartitionConsumer
 from callboard_actors.ownership import Mailboxes, PartitionOwner, living_processes, take_partition
 from callboard_actors.partitions import Handovers, assign
@@ -58,10 +59,10 @@ class ActorApp:
     ) -> None:
         self.broker, self.process = broker, process
         self._engine, self._settings = engine, settings.actors
-        take = partial(take_partition, engine, process=process)
+        take, lines = partial(take_partition, engine, process=process), AckLines()
+        owners = [PartitionOwner(number, take, make, self._lost(number)) for number in range(PARTITIONS)]
         self.partitions = tuple(
-            PartitionConsumer(broker, number, settings.actors, PartitionOwner(number, take, make, self._lost(number)))
-            for number in range(PARTITIONS)
+            PartitionConsumer(broker, number, settings.actors, owner, lines) for number, owner in enumerate(owners)
         )
         self._handovers = Handovers(process, 2 * settings.actors.standby_delay + MEMBERSHIP_EVERY)
         self._members = frozenset({process})

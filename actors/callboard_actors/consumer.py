@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 import aiormq
 from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractRobustQueue
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitBroker, RabbitExchange, RabbitQueue
 
+from callboard_actors.acks import AckChannel, AckLines, Acknowledger
 from callboard_actors.ownership import PartitionOwner
 from callboard_actors.settle import Envelope
 from callboard_actors.spans import arrived
@@ -29,69 +29,12 @@ from callboard_runtime.observe.tracing import NO_SPAN
 from callboard_runtime.settings import ActorSettings
 
 if TYPE_CHECKING:
-    from aiormq.abc import AbstractChannel
     from faststream.rabbit.message import RabbitMessage
 
 logger = logging.getLogger(__name__)
 
 SESSIONS = RabbitExchange(topology.SESSION_EXCHANGE, type=ExchangeType.DIRECT, durable=True)
 CLOSE_TIMEOUT = 10.0  # seconds for the broker to confirm that a channel is closed
-
-
-class Acknowledger:
-    """Acknowledges on one channel: what was settled in one turn of the event loop travels as few frames as possible.
-
-    An acknowledgement that cannot be sent is dropped: its channel is gone, and the broker delivers the message again.
-    """
-
-    def __init__(self, channel: AbstractChannel) -> None:
-        self.channel = channel
-        self._open: dict[int, bool] = {}  # delivery tag -> settled; in delivery order
-        self._flush: asyncio.Task[None] | None = None
-
-    def delivered(self, tag: int) -> None:
-        self._open[tag] = False
-
-    def ack(self, tag: int) -> None:
-        """Acknowledge at the end of this turn of the event loop."""
-        if tag in self._open:
-            self._open[tag] = True
-            self._flush = self._flush or asyncio.create_task(self._send())
-
-    async def reject(self, tag: int, *, requeue: bool) -> None:
-        """Give one message back, or to the dead-letter queue."""
-        if self._open.pop(tag, None) is not None:
-            await self._quietly(self.channel.basic_nack(tag, requeue=requeue, wait=False))
-
-    async def flushed(self) -> None:
-        """Wait until what was acknowledged so far is on its way."""
-        if self._flush is not None:
-            await asyncio.wait([self._flush])
-
-    async def _send(self) -> None:
-        self._flush = None
-        together, alone = self._settled()
-        if together is not None:
-            await self._quietly(self.channel.basic_ack(together, multiple=True, wait=False))
-        for tag in alone:
-            await self._quietly(self.channel.basic_ack(tag, wait=False))
-
-    def _settled(self) -> tuple[int | None, list[int]]:
-        """The last of the settled tags before the first open one, and the settled ones behind that."""
-        together = None
-        while self._open and (first := next(iter(self._open))) and self._open[first]:
-            del self._open[first]
-            together = first
-        alone = [tag for tag, settled in self._open.items() if settled]
-        for tag in alone:
-            del self._open[tag]
-        return together, alone
-
-    async def _quietly(self, sending: Any) -> None:
-        try:
-            await sending
-        except CONNECTION_EXCEPTIONS as error:
-            logger.debug("not acknowledged, it will come again: %s", error)
 
 
 class AmqpDelivery:
@@ -110,20 +53,22 @@ class AmqpDelivery:
 
     async def reject(self) -> None:
         """Set the message aside in the dead-letter queue."""
-        await self._acks.reject(self._tag, requeue=False)
+        self._acks.reject(self._tag, requeue=False)
 
     async def retry(self) -> None:
         """Have it delivered again; counts against the queue's delivery limit."""
-        await self._acks.reject(self._tag, requeue=True)
+        self._acks.reject(self._tag, requeue=True)
 
 
 class PartitionConsumer:
     """Consumes one partition, as its active consumer or as a standby behind others."""
 
-    def __init__(self, broker: RabbitBroker, partition: int, settings: ActorSettings, owner: PartitionOwner) -> None:
+    def __init__(
+        self, broker: RabbitBroker, partition: int, settings: ActorSettings, owner: PartitionOwner, lines: AckLines
+    ) -> None:
         self.partition, self.owner = partition, owner
         self.joined = self._unfinished = False
-        self._broker = broker
+        self._broker, self._lines = broker, lines
         self._queue = partition_queue(partition, settings)
         self._subscriber = broker.subscriber(
             self._queue,
@@ -217,7 +162,7 @@ class PartitionConsumer:
         if not self.joined or channel.is_closed:
             return  # on its way while the channel was being closed: it will be delivered again
         if self._acks is None or self._acks.channel is not channel:
-            self._acks = Acknowledger(channel)
+            self._acks = Acknowledger(cast(AckChannel, channel), self._lines.of(channel))
         delivery = AmqpDelivery(self._acks, message)
         trace = NO_SPAN if tracing.current is None else arrived(message.headers)
         self.owner.deliver(Envelope(message.body, message.reply_to, message.correlation_id, delivery, trace), channel)

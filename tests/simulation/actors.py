@@ -10,7 +10,8 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from callboard_actors.consumer import Acknowledger, AmqpDelivery
+from callboard_actors.acks import AckLine, Acknowledger
+from callboard_actors.consumer import AmqpDelivery
 from callboard_actors.groups import Groups, Services
 from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.ownership import PartitionOwner
@@ -197,7 +198,7 @@ class Partition:
 
     def _deliver(self, delivered: Delivered) -> None:
         if self._acks is None or self._acks.channel is not delivered.channel:
-            self._acks = Acknowledger(delivered.channel)  # type: ignore[arg-type]
+            self._acks = Acknowledger(delivered.channel, AckLine(delivered.channel.write))
         delivery = AmqpDelivery(self._acks, delivered)  # type: ignore[arg-type]
         envelope = Envelope(delivered.body, delivered.reply_to, delivered.correlation_id, delivery)
         self.owner.deliver(envelope, delivered.channel)

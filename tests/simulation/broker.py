@@ -12,6 +12,8 @@ from typing import Any
 from uuid import UUID
 
 from aiormq import spec
+from pamqp import frame
+from pamqp.commands import Basic
 
 from callboard_runtime.broker.commander import CommandClient, _ReplyLine  # pyright: ignore[reportPrivateUsage]
 from callboard_runtime.broker.connection import ConnectionGone
@@ -90,13 +92,21 @@ class Channel:
         self.is_closed = True
         self.closed.set()
 
-    # what production's Acknowledger uses of a channel
+    # what production's Acknowledger and its line use of a channel
 
-    async def basic_ack(self, tag: int, multiple: bool = False, wait: bool = False) -> None:
-        await self.process.call(lambda: self._settle(tag, multiple))
+    number = 1
 
-    async def basic_nack(self, tag: int, requeue: bool = True, wait: bool = False) -> None:
-        await self.process.call(lambda: self._reject(tag, requeue))
+    async def write(self, wire: bytes) -> None:
+        await self.process.call(lambda: self._read(wire))
+
+    def _read(self, wire: bytes) -> None:
+        while wire:
+            used, _, told = frame.unmarshal(wire)
+            if isinstance(told, Basic.Ack):
+                self._settle(told.delivery_tag or 0, told.multiple)
+            elif isinstance(told, Basic.Nack):
+                self._reject(told.delivery_tag or 0, told.requeue)
+            wire = wire[used:]
 
     def _settle(self, last: int, multiple: bool) -> None:
         for tag in [tag for tag in self.unacked if tag == last or (multiple and tag < last)]:

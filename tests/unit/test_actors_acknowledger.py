@@ -3,47 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from aio_pika.exceptions import ChannelInvalidStateError
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp import frame
+from pamqp.commands import Basic
 
-from callboard_actors.consumer import Acknowledger
+from callboard_actors.acks import AckLine, Acknowledger
 
 
 class Wire:
-    """What a channel is told, and what the broker makes of it."""
+    """A channel, and what the broker makes of the frames on it; `taking` is cleared while the socket takes nothing."""
 
-    def __init__(self, tags: int) -> None:
+    def __init__(self, tags: int, number: int = 1) -> None:
+        self.number, self.is_closed = number, False
         self.open = set(range(1, tags + 1))
         self.frames = 0
         self.returned: list[int] = []
-        self.closed = False
 
-    async def basic_ack(self, tag: int, multiple: bool = False, wait: bool = True) -> None:
-        self._check()
-        acked = {other for other in self.open if other == tag or (multiple and other < tag)}
-        assert tag in acked, f"{tag} was settled before"
-        self.open -= acked
-
-    async def basic_nack(self, tag: int, *, requeue: bool, wait: bool = True) -> None:
-        self._check()
-        assert tag in self.open
-        self.open.discard(tag)
-        self.returned.append(tag)
-
-    def _check(self) -> None:
-        if self.closed:
-            raise ChannelInvalidStateError("closed")
+    def settle(self, told: Basic.Ack | Basic.Nack) -> None:
+        tag = told.delivery_tag or 0
+        settled = {other for other in self.open if other == tag or (told.multiple and other < tag)}
+        assert tag in settled, f"{tag} was settled before"  # here the broker closes the channel
+        self.open -= settled
         self.frames += 1
+        if isinstance(told, Basic.Nack):
+            self.returned.append(tag)
+
+
+class Socket:
+    """Takes what is written, once `free`."""
+
+    def __init__(self, *channels: Wire) -> None:
+        self._channels = {channel.number: channel for channel in channels}
+        self.free = asyncio.Event()
+        self.free.set()
+        self.writes = 0
+
+    async def write(self, wire: bytes) -> None:
+        await self.free.wait()
+        self.writes += 1
+        while wire:
+            used, number, told = frame.unmarshal(wire)
+            assert isinstance(told, Basic.Ack | Basic.Nack)
+            self._channels[number].settle(told)
+            wire = wire[used:]
+
+
+def acknowledgers(*tags: int) -> tuple[list[Acknowledger], list[Wire], Socket]:
+    """One channel for each number of deliveries, all on one connection."""
+    wires = [Wire(count, number) for number, count in enumerate(tags, 1)]
+    socket = Socket(*wires)
+    line = AckLine(socket.write)
+    found = [Acknowledger(wire, line) for wire in wires]
+    for acks, count in zip(found, tags, strict=True):
+        for tag in range(1, count + 1):
+            acks.delivered(tag)
+    return found, wires, socket
 
 
 def acknowledger(tags: int) -> tuple[Acknowledger, Wire]:
-    wire: Any = Wire(tags)
-    acks = Acknowledger(wire)
-    for tag in range(1, tags + 1):
-        acks.delivered(tag)
+    [acks], [wire], _ = acknowledgers(tags)
     return acks, wire
 
 
@@ -65,7 +85,7 @@ async def test_what_is_behind_an_open_one_is_acknowledged_alone() -> None:
 
 async def test_a_rejected_one_is_not_acknowledged_and_does_not_stop_the_bulk() -> None:
     acks, wire = acknowledger(4)
-    await acks.reject(2, requeue=False)
+    acks.reject(2, requeue=False)
     for tag in (1, 2, 3, 4):
         acks.ack(tag)
     await acks.flushed()
@@ -74,11 +94,51 @@ async def test_a_rejected_one_is_not_acknowledged_and_does_not_stop_the_bulk() -
 
 async def test_a_closed_channel_is_nobodys_error() -> None:
     acks, wire = acknowledger(2)
-    wire.closed = True
+    wire.is_closed = True
     acks.ack(1)
-    await acks.reject(2, requeue=True)
+    acks.reject(2, requeue=True)
     await acks.flushed()
     assert wire.open == {1, 2}
+
+
+async def test_the_channels_of_a_connection_share_a_write() -> None:
+    found, wires, socket = acknowledgers(3, 3, 3)
+    for acks in found:
+        acks.ack(1)
+        acks.ack(2)
+    await found[0].flushed()
+    assert ([wire.open for wire in wires], socket.writes) == ([{3}] * 3, 1)
+
+
+async def test_nothing_overtakes_a_write_that_the_socket_has_not_taken() -> None:
+    """A bulk in front of the single tag that it covers would settle that twice."""
+    [acks], [wire], socket = acknowledgers(6)
+    socket.free.clear()
+    acks.ack(3)  # alone: 1 and 2 are open
+    acks.reject(5, requeue=True)
+    await asyncio.sleep(0)
+    for tag in (1, 2, 4, 6):
+        acks.ack(tag)
+    await asyncio.sleep(0)
+    socket.free.set()
+    await acks.flushed()
+    assert (wire.open, wire.returned) == (set(), [5])
+
+
+async def test_a_connection_that_takes_nothing_costs_only_what_was_written_on_it() -> None:
+    [acks], [wire], socket = acknowledgers(2)
+
+    async def nothing(_: bytes) -> None:
+        raise TimeoutError
+
+    broken, line = Acknowledger(wire, AckLine(nothing)), socket
+    broken.delivered(1)
+    broken.ack(1)
+    await broken.flushed()
+    assert (wire.open, line.writes) == ({1, 2}, 0)
+    acks.ack(1)
+    await acks.flushed()
+    assert wire.open == {2}
 
 
 @given(st.data())

@@ -9,7 +9,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from callboard_runtime.broker.frames import Header, transient
+from callboard_runtime.broker.frames import Header, basic_ack, basic_nack, transient
 
 NAMES = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=30)
 VALUES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=40))
@@ -34,3 +34,13 @@ def test_pamqp_reads_the_same(headers: dict[str, Header], body: bytes, room: int
     assert len(contents) == len(parts)
     assert b"".join(contents) == body
     assert all(len(content) <= room for content in contents)
+
+
+@given(st.integers(1, 2**63 - 1), st.integers(1, 2047), st.booleans())
+def test_pamqp_reads_settlements(tag: int, channel: int, flag: bool) -> None:
+    _, number, ack = frame.unmarshal(basic_ack(channel, tag, multiple=flag))
+    assert isinstance(ack, Basic.Ack)
+    assert (number, ack.delivery_tag, ack.multiple) == (channel, tag, flag)
+    _, number, nack = frame.unmarshal(basic_nack(channel, tag, requeue=flag))
+    assert isinstance(nack, Basic.Nack)
+    assert (number, nack.delivery_tag, nack.multiple, nack.requeue) == (channel, tag, False, flag)

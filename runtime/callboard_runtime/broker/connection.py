@@ -83,13 +83,18 @@ class Line:
         if channel.is_closed:
             raise ConnectionGone("the channel was closed")
         wire = transient(channel.number, exchange, routing_key, headers, body, channel.max_content_size)
-        frame = ChannelFrame(payload=wire, should_close=False)
-        queue = cast("asyncio.Queue[ChannelFrame]", channel.write_queue)  # pyright: ignore[reportUnknownMemberType]
-        try:
-            queue.put_nowait(frame)
-        except asyncio.QueueFull:
-            async with asyncio.timeout(timeout):
-                await queue.put(frame)
+        await write_frames(channel.connection, wire, timeout=timeout)
+
+
+async def write_frames(connection: aiormq.abc.AbstractConnection, wire: bytes, *, timeout: float) -> None:
+    """Hand encoded frames to the socket; raises TimeoutError when it takes nothing for `timeout` seconds."""
+    frame = ChannelFrame(payload=wire, should_close=False)
+    queue = cast("asyncio.Queue[ChannelFrame]", connection.write_queue)  # pyright: ignore[reportUnknownMemberType]
+    try:
+        queue.put_nowait(frame)
+    except asyncio.QueueFull:
+        async with asyncio.timeout(timeout):
+            await queue.put(frame)
 
 
 L = TypeVar("L", bound=Line)

@@ -1,4 +1,4 @@
-"""The frames of a transient message, written at once: the general encoder takes longer than all else about it."""
+"""Frames that are written often, encoded at once: the general encoder takes longer than all else about them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from functools import lru_cache
 
-BASIC, PUBLISH = 60, 40  # class and method
+BASIC, PUBLISH, ACK, NACK = 60, 40, 80, 120  # class and methods
 METHOD_FRAME, HEADER_FRAME, BODY_FRAME, END = 1, 2, 3, b"\xce"
 HEADERS_AND_DELIVERY_MODE = 0x3000  # the properties that follow
 TRANSIENT = b"\x01"
@@ -23,6 +23,18 @@ def transient(
     parts = [_method(channel, exchange, routing_key), _frame(HEADER_FRAME, channel, header)]
     parts += [_frame(BODY_FRAME, channel, body[at : at + room]) for at in range(0, len(body), room)]
     return b"".join(parts)
+
+
+def basic_ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
+    """`multiple`: this delivery and all open ones before it."""
+    return _SETTLEMENT.pack(METHOD_FRAME, channel, 13, BASIC, ACK, tag, multiple, END)
+
+
+def basic_nack(channel: int, tag: int, *, requeue: bool) -> bytes:
+    return _SETTLEMENT.pack(METHOD_FRAME, channel, 13, BASIC, NACK, tag, 2 * requeue, END)
+
+
+_SETTLEMENT = struct.Struct(">BHIHHQBc")
 
 
 @lru_cache(maxsize=1024)
