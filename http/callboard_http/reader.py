@@ -29,6 +29,7 @@ from callboard_runtime.stream.tail import TailStore
 logger = logging.getLogger(__name__)
 
 FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0  # seconds between two looks at the log while something is known to be missing
+SOON = 4  # looks in a row that find the tail unreadable before the next one waits for a heartbeat
 DEAF_LOOK = 1.0  # seconds between two looks while nothing can arrive live
 BEAT = 0.5  # seconds: heartbeats are due at multiples of it
 
@@ -67,6 +68,7 @@ class LegReader:
         "_shown",
         "_sources",
         "_stopped",
+        "_tail_unread",
         "_until",
         "position",
     )
@@ -90,7 +92,7 @@ class LegReader:
         self._live = Subscription(key, buffer)
         self._ready: list[Chunk] = []
         self._shown = Shown()
-        self._begun = self._ended = self._stopped = self._blind = False
+        self._begun = self._ended = self._stopped = self._blind = self._tail_unread = False
         self._misses = 0  # looks in a row that found nothing of what is known to be missing
         self._next_look = 0.0
         self._prelude = prelude.chunks if prelude else []
@@ -236,13 +238,16 @@ class LegReader:
     async def _read_tail(self, page: LegPage) -> None:
         """What the session's present epoch sent beyond the log; nothing at a hole, and nothing without Redis."""
         newest, tail = self._ready[-1] if self._ready else None, self._sources.tail
+        unread, self._tail_unread = self._tail_unread, False
         position = newest.last if newest else self.position
         if tail is None or position == ORIGIN or position.epoch != page.log.epoch or (newest and newest.closing):
             return
         try:
             batch = await tail.read(self._key.session_id, position, position.epoch)
         except (RedisError, OSError, TimeoutError) as error:
-            logger.warning("tail not read: %r", error, extra={"action": "tail_not_read"})
+            level = logging.DEBUG if unread else logging.WARNING
+            logger.log(level, "tail not read: %r", error, extra={"action": "tail_not_read"})
+            self._tail_unread = True
             return
         if batch is not None and batch.first_seq == position.seq + 1:
             self._show(Chunk.of_batch(batch))
@@ -259,7 +264,10 @@ class LegReader:
             self._misses = min(self._misses + 1, 10)
 
     def _behind(self) -> bool:
-        return self._blind or self._live.newest > self.position
+        if self._blind or self._live.newest > self.position:
+            return True
+        # What the tail holds may be all that comes for a while: try again soon, then at heartbeats.
+        return self._tail_unread and self._misses <= SOON
 
     def _patience(self) -> float:
         """Seconds to wait for something live. Heartbeats of many readers fall together, and share their reads."""
@@ -271,7 +279,7 @@ class LegReader:
 
     async def _ought_to_look(self) -> bool:
         """After a silence: whether the log knows more than this reader."""
-        if self._behind() or not self._begun:
+        if self._behind() or self._tail_unread or not self._begun:
             return True
         try:
             log = await self._sources.log.position(self._key.session_id)

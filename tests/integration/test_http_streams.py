@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import delete, func, update
 
 from callboard_http.deps import DEPS, SERVICES
@@ -91,6 +93,22 @@ async def test_a_hole_in_what_arrives_live_is_filled_from_the_tail(front: Front,
         await stage.emit(leg, delta("lost on the way"), live=False)
         await stage.emit(leg, delta("seen"))
         assert await events(response, 2) == numbered(1, 2, leg.sent[1:])
+
+
+async def test_a_tail_that_could_not_be_read_is_read_again(
+    settings: Settings, stage: Backstage, redis_url: str, tcp_proxy: Callable[[str], Awaitable[TcpProxy]]
+):
+    """Nothing may come live or be committed while a model thinks: what Redis holds must not wait for that."""
+    proxy = await tcp_proxy(redis_url)
+    leg = await stage.add_run()
+    await stage.begin(leg)
+    await stage.emit(leg, delta("in the tail"), live=False)
+    behind = settings.model_copy(update={"redis_url": SecretStr(proxy.url(redis_url))})
+    await proxy.refuse()
+    async with serving(behind) as front, front.stream(EVENTS) as response:
+        assert await events(response, 1) == numbered(1, 1, leg.sent[:1])
+        await proxy.accept()
+        assert await events(response, 1) == numbered(1, 2, leg.sent[1:])
 
 
 async def test_a_hole_without_redis_waits_for_the_commit(front: Front, stage: Backstage):
