@@ -1,6 +1,7 @@
 """JSON schemas of tools: whether one can be used, and what is wrong with arguments by one.
 
-Clients send schemas, so nothing in one may cost much: references are never fetched, patterns give up.
+Clients send schemas, so nothing in one may cost much: references are never fetched, patterns give up, and how much work
+a schema makes is counted before it is done.
 """
 
 from __future__ import annotations
@@ -11,18 +12,30 @@ from typing import Any, cast
 
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, ValidationError, Validator, validator_for
 
+from callboard_runtime.domain.schema_effort import (
+    STANDARD,
+    Effort,
+    SchemaRefused,
+    TooMuchWork,
+    for_arguments,
+    for_schemas,
+    weigh_arguments,
+    weigh_schema,
+)
 from callboard_runtime.errors import InvalidInput
 
 _PATTERNS = FancyRegexOptions(backtrack_limit=100_000)
-_STANDARD = ("http://json-schema.org/", "https://json-schema.org/")
 _TOLD = 3  # problems at once
 _LENGTH = 300  # characters of each
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
-def schema_problem(parameters: Any) -> str | None:
-    """Why `parameters` cannot describe a tool's arguments; None when they can. Absent ones describe any object."""
+def schema_problem(parameters: Any, effort: Effort | None = None) -> str | None:
+    """Why `parameters` cannot describe a tool's arguments; None when they can. Absent ones describe any object.
+
+    `effort` is shared by the schemas of one request.
+    """
     if parameters is None:
         return None
     if not isinstance(parameters, dict):
@@ -32,7 +45,10 @@ def schema_problem(parameters: Any) -> str | None:
     if isinstance(kind, str) and kind != "object":
         return f"arguments are an object, and the schema's type is {kind[:40]!r}: make it 'object'"
     try:
+        weigh_schema(schema, effort or for_schemas())
         _validator(schema)
+    except (SchemaRefused, TooMuchWork) as error:
+        return str(error)
     except ValidationError as error:
         return _at(error, "not a JSON schema")
     return None
@@ -40,8 +56,9 @@ def schema_problem(parameters: Any) -> str | None:
 
 def check_schemas(declared: Iterable[Mapping[str, Any]]) -> None:
     """Refuse a client's tool that cannot be offered; raises InvalidInput naming its place in the request."""
+    effort = for_schemas()
     for index, tool in enumerate(declared):
-        if (problem := schema_problem(tool.get("parameters"))) is not None:
+        if (problem := schema_problem(tool.get("parameters"), effort)) is not None:
             name = str(tool.get("name"))[:80]
             raise InvalidInput(f"tools.{index}.parameters: of tool {name!r}: {problem}")
 
@@ -49,7 +66,12 @@ def check_schemas(declared: Iterable[Mapping[str, Any]]) -> None:
 def arguments_problem(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
     """What is wrong with these arguments, as a sentence for the model or the approver; None when nothing is."""
     try:
+        weigh_arguments(parameters, arguments, for_arguments())
         errors = list(islice(_errors(parameters, arguments), _TOLD))
+    except TooMuchWork as error:
+        return f"arguments: {error}"
+    except SchemaRefused as error:
+        return f"the tool's schema cannot be used: {error}"
     except ValidationError as error:  # a schema that was pinned before schemas were checked
         return f"the tool's schema cannot be used: {error.message[:_LENGTH]}"
     return "; ".join(f"argument {_at(error, 'object')}" for error in errors) or None
@@ -62,7 +84,7 @@ def _errors(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iter
 def _validator(parameters: Mapping[str, Any]) -> Validator:
     schema = {"type": "object", **parameters}
     named = schema.get("$schema")
-    standard = isinstance(named, str) and named.startswith(_STANDARD)
+    standard = isinstance(named, str) and named.startswith(STANDARD)
     make = validator_for if standard else Draft202012Validator
     return make(schema, offline=True, pattern_options=_PATTERNS)
 
