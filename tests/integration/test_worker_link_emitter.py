@@ -123,6 +123,30 @@ async def test_the_first_delta_goes_at_once_and_the_next_ones_together(world: Wo
     emitter.stop()
 
 
+async def test_what_is_emitted_at_the_start_goes_with_the_opening(world: World) -> None:
+    emitter = world.emitter(window=3600)
+    emitter.emit(custom(1))
+    assert await world.reader.until(3)
+    assert world.reader.previous == [("4-1", "3-17")]
+    emitter.stop()
+
+
+@pytest.mark.parametrize("kind", ["TEXT_MESSAGE_START", "REASONING_MESSAGE_START"])
+async def test_a_text_begins_at_once_with_its_first_delta_though_the_window_is_open(world: World, kind: str) -> None:
+    emitter = world.emitter(window=3600)
+    emitter.emit(custom(1))
+    await world.reader.until(3)
+    emitter.emit(custom(2))
+    await asyncio.sleep(0)
+    assert max(world.reader.lines) == 3, "the window is open"
+    emitter.emit({"type": kind, "messageId": "m"})
+    emitter.emit(delta("a"))
+    emitter.emit(delta("b"))
+    assert '"delta":"ab"' in (await world.reader.until(6))[-1]
+    assert world.reader.previous[-1] == ("4-4", "4-3")
+    emitter.stop()
+
+
 async def test_pending_is_what_no_commit_has_acknowledged(world: World) -> None:
     emitter = world.emitter(window=3600)
     assert emitter.pending() is None

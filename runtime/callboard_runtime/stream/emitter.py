@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 LARGE_TAIL = 256 * 1024  # bytes of uncommitted events after which a commit is asked for
 DRAIN_TIMEOUT = 5.0  # seconds
 
+_AWAITED = frozenset({"TEXT_MESSAGE_START", "REASONING_MESSAGE_START"})
+"""What someone looks forward to: it goes at once, with the first delta behind it, however fresh the last batch is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leg:
@@ -43,8 +46,9 @@ def _nothing() -> None:
 class EventEmitter:
     """Sends events in order, without ever holding up the caller.
 
-    Publishes the opening first. The first event after a quiet moment goes at once, then at most one batch in `window()`
-    seconds. Belongs to one event loop. Without Redis the lane goes on; a `FENCED` tail ends everything.
+    Publishes the opening first, with what is emitted in the same turn of the loop. The first event after a quiet moment
+    and the beginning of a text go at once, then at most one batch in `window()` seconds. Belongs to one event loop.
+    Without Redis the lane goes on; a `FENCED` tail ends everything.
     """
 
     def __init__(
@@ -85,7 +89,10 @@ class EventEmitter:
         if self._stopped:
             return
         self._ledger.add(event)
-        if self._timer is None:
+        if event["type"] in _AWAITED:
+            self._cancel_timer()
+            self._timer = self._loop.call_soon(self.flush)
+        elif self._timer is None:
             self._timer = self._schedule()
 
     def _schedule(self) -> asyncio.Handle:
@@ -97,9 +104,7 @@ class EventEmitter:
 
     def flush(self) -> None:
         """Number what was emitted and send it now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
         if self._stopped:
             return
         self._flushed_at = self._loop.time()
@@ -135,11 +140,14 @@ class EventEmitter:
     def stop(self) -> None:
         """Send nothing more, not even what waits."""
         self._stopped = True
+        self._cancel_timer()
+        if self._pump is not None:
+            self._pump.cancel()
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._pump is not None:
-            self._pump.cancel()
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -148,6 +156,7 @@ class EventEmitter:
             self._pump = self._loop.create_task(self._send_all(), name="event-pump")
 
     async def _send_all(self) -> None:
+        self._ledger.seal()  # what was emitted since this was planned may as well come along
         try:
             while not (self._held or self._stopped):
                 batch = self._ledger.since(self._ledger.sent)
