@@ -94,11 +94,13 @@ class Records:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        # A read is one statement, or two that need no common moment: a transaction would only be more round trips.
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async def run(self, user_id: str, client_run_id: str) -> RunRecord | None:
         """The user's run of this id, or the one of which a leg has it."""
         names = {"user_id": user_id, "client_run_id": client_run_id, "run_id": run_uuid(user_id, client_run_id)}
-        async with connect(self._engine) as connection:
+        async with connect(self._reading) as connection:
             row = (await connection.execute(_RUN, names)).mappings().one_or_none()
             if row is None:
                 return None
@@ -107,19 +109,19 @@ class Records:
 
     async def known_messages(self, session_id: UUID, ids: Iterable[str]) -> set[str]:
         """Which of these message ids the session has."""
-        async with connect(self._engine) as connection:
+        async with connect(self._reading) as connection:
             rows = await connection.execute(_KNOWN_MESSAGES, {"session_id": session_id, "ids": list(ids)})
             return set(rows.scalars())
 
     async def own_results(self, session_id: UUID, ids: Iterable[str]) -> set[str]:
         """Which of these messages are results of the backend's tools, that a client shows as part of its history."""
-        async with connect(self._engine) as connection:
+        async with connect(self._reading) as connection:
             return set(await connection.scalars(_OWN_RESULTS, {"session_id": session_id, "ids": list(ids)}))
 
     async def state(self, user_id: str, thread_id: str) -> StateSnapshot | None:
         """The actor's state of a session that exists."""
         names = {"id": session_uuid(user_id, thread_id), "user_id": user_id}
-        async with connect(self._engine) as connection:
+        async with connect(self._reading) as connection:
             row = (await connection.execute(_SESSION_STATE, names)).mappings().one_or_none()
         if row is None or row["deleted"] or row["state_snapshot"] is None:
             return None
@@ -127,7 +129,7 @@ class Records:
 
     async def queued_runs(self, most: int) -> dict[str, int]:
         """How many runs of each user wait; counted no further than `most` in all."""
-        async with connect(self._engine) as connection:
+        async with connect(self._reading) as connection:
             rows = (await connection.execute(_QUEUED, {"most": most})).all()
         return {row[0]: row[1] for row in rows}
 
@@ -148,7 +150,7 @@ class Records:
 
     async def actors_live(self, silent_after: float) -> bool:
         """Whether an actor process was heard of within `silent_after` seconds; without one no run is accepted."""
-        async with connect(self._engine) as connection:
+        async with connect(self._reading) as connection:
             return bool(await connection.scalar(_ACTORS, {"silent_after": silent_after}))
 
 

@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, bindparam, exists, func, select
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Label, Row, Select, bindparam, exists, func, select
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import aliased
 
@@ -44,12 +44,11 @@ async def read_brief(engine: AsyncEngine, run_id: UUID, answer: StartAnswer, his
     """The brief of the granted leg; raises Unavailable for an outage, NotFound when the run was deleted meanwhile."""
     first_attempt = answer.leg == 1 and answer.attempt == 1
     async with connect(engine) as connection:
-        row = await _run(connection, run_id, answer.leg, answer.epoch)
+        row = await _run(connection, run_id, answer.leg, answer.epoch, history_tokens)
         if row is None:
             raise NotFound("the run is gone")
         journal = () if first_attempt else await _journal(connection, run_id)
-        messages = await _messages(connection, row, history_tokens)
-    brief = _brief(row, pin_history(messages, run_id, history_tokens), answer.leg)
+    brief = _brief(row, pin_history(_messages(row), run_id, history_tokens), answer.leg)
     return replace(brief, epoch=answer.epoch, attempt=answer.attempt, deadline=answer.deadline, journal=journal)
 
 
@@ -59,11 +58,10 @@ async def read_first_brief(engine: AsyncEngine, run_id: UUID, history_tokens: in
     None if the run was attempted before, or does not exist. Raises Unavailable for an outage.
     """
     async with connect(engine) as connection:
-        row = await _run(connection, run_id, 1, _ANY_EPOCH)
-        if row is None or row.attempted:
-            return None
-        messages = await _messages(connection, row, history_tokens)
-    return _brief(row, pin_history(messages, run_id, history_tokens), 1)
+        row = await _run(connection, run_id, 1, _ANY_EPOCH, history_tokens)
+    if row is None or row.attempted:
+        return None
+    return _brief(row, pin_history(_messages(row), run_id, history_tokens), 1)
 
 
 def _brief(row: Row[*tuple[Any, ...]], history: tuple[HistoryMessage, ...], leg: int) -> RunBrief:
@@ -90,25 +88,25 @@ def _brief(row: Row[*tuple[Any, ...]], history: tuple[HistoryMessage, ...], leg:
     )
 
 
-async def _run(connection: AsyncConnection, run_id: UUID, leg: int, epoch: int) -> Row[*tuple[Any, ...]] | None:
-    """The row of a run's leg, with the last event of any epoch before this one."""
-    return (await connection.execute(_run_query(), {"run": run_id, "leg": leg, "epoch": epoch})).first()
+async def _run(
+    connection: AsyncConnection, run_id: UUID, leg: int, epoch: int, budget: int
+) -> Row[*tuple[Any, ...]] | None:
+    """The row of a run's leg, with the last event of any epoch before this one and the messages that could fit."""
+    asked = {"run": run_id, "leg": leg, "epoch": epoch, "most": budget // _LEAST_TOKENS + 1}
+    return (await connection.execute(_run_query(), asked)).first()
 
 
 async def _journal(connection: AsyncConnection, run_id: UUID) -> tuple[JournalRow, ...]:
     return tuple(JournalRow(*row) for row in await connection.execute(_journal_query(), {"run": run_id}))
 
 
-async def _messages(connection: AsyncConnection, row: Row[*tuple[Any, ...]], budget: int) -> list[Remembered]:
+def _messages(row: Row[*tuple[Any, ...]]) -> list[Remembered]:
     """The newest messages that could fit, oldest first."""
-    bounds = {"session": row.session_id, "seq": row.history_seq or 0, "most": budget // _LEAST_TOKENS + 1}
-    newest_first = [_remembered(message) for message in await connection.execute(_messages_query(), bounds)]
-    return newest_first[::-1]
-
-
-def _remembered(row: Row[*tuple[Any, ...]]) -> Remembered:
-    message = HistoryMessage(row.role, row.content, tuple(row.tool_calls or ()), row.tool_call_id, row.name)
-    return Remembered(row.run_id, message)
+    newest_first: list[list[Any]] = row.newest_messages or []
+    return [
+        Remembered(UUID(run) if run else None, HistoryMessage(role, content, tuple(calls or ()), call, name))
+        for run, role, content, calls, call, name in reversed(newest_first)
+    ]
 
 
 # -- the statements: made once, as making one takes longer than running it --------------------------------------------
@@ -116,6 +114,7 @@ def _remembered(row: Row[*tuple[Any, ...]]) -> Remembered:
 
 @cache
 def _run_query() -> Select[*tuple[Any, ...]]:
+    # Every leg replays what the first one began with, so it must see the same history.
     leg, first_leg, former_leg = aliased(RunLegRow), aliased(RunLegRow), aliased(RunLegRow)
     before = (
         select(EventSegmentRow.epoch, EventSegmentRow.last_seq)
@@ -136,8 +135,7 @@ def _run_query() -> Select[*tuple[Any, ...]]:
             SessionRow.thread_id,
             SessionRow.state_snapshot,
             leg.client_run_id.label("leg_run_id"),
-            # Every leg replays what the first one began with, so it must see the same history.
-            first_leg.history_seq,
+            _newest_messages(first_leg),
             before.c.epoch.label("before_epoch"),
             before.c.last_seq.label("before_seq"),
             leg.traceparent.label("trace"),
@@ -170,23 +168,28 @@ def _journal_query() -> Select[*tuple[Any, ...]]:
     return select(*columns).where(RunStepRow.run_id == bindparam("run")).order_by(RunStepRow.position)
 
 
-@cache
-def _messages_query() -> Select[*tuple[Any, ...]]:
-    columns = (
-        MessageRow.run_id,
-        MessageRow.role,
-        MessageRow.content,
-        MessageRow.tool_calls,
-        MessageRow.tool_call_id,
-        MessageRow.name,
-    )
-    return (
-        select(*columns)
+def _newest_messages(first_leg: type[RunLegRow]) -> Label[Any]:
+    """As JSON beside the run's own row, newest first: another statement would be another round trip before the crew."""
+    newest = (
+        select(
+            MessageRow.seq,
+            MessageRow.run_id,
+            MessageRow.role,
+            MessageRow.content,
+            MessageRow.tool_calls,
+            MessageRow.tool_call_id,
+            MessageRow.name,
+        )
         .where(
-            MessageRow.session_id == bindparam("session"),
-            MessageRow.seq <= bindparam("seq"),
+            MessageRow.session_id == RunRow.session_id,
+            MessageRow.seq <= first_leg.history_seq,
             MessageRow.withdrawn.is_(False),
         )
         .order_by(MessageRow.seq.desc())
         .limit(bindparam("most"))
+        .correlate(RunRow, first_leg)
+        .subquery("newest")
     )
+    seq, *members = newest.c
+    listed = func.json_agg(aggregate_order_by(func.json_build_array(*members), seq.desc()), type_=JSONB)
+    return select(listed).scalar_subquery().label("newest_messages")
