@@ -52,6 +52,7 @@ class Stack:
     services: Groups
     children: dict[str, list[Child]] = field(default_factory=dict)
     urls: list[str] = field(default_factory=list)  # of the fronts
+    launcher: tuple[str, ...] = ("callboard_runtime.cli",)  # the module that starts a process, and what it is told
 
     @property
     def url(self) -> str:
@@ -135,11 +136,15 @@ class World:
         return {"RabbitMQ": [self.rabbit.pid], "PostgreSQL": [self.postgres.pid], "Redis": [self.redis.pid]}
 
     @contextmanager
-    def stack(self, **counts: int) -> Iterator[Stack]:
-        """So many `http`, `actors` and `worker` processes on fresh storage, ready; killed at the end."""
+    def stack(self, *launcher: str, **counts: int) -> Iterator[Stack]:
+        """So many `http`, `actors` and `worker` processes on fresh storage, ready; killed at the end.
+
+        `launcher` starts them in the place of Callboard's own command.
+        """
         database = Databases(self.postgres.url).create()
         migrate.upgrade(database)
         stack = Stack(database, self.rabbit.create_vhost(), self.redis.next_database(), self.services())
+        stack.launcher = launcher or stack.launcher
         say(f"starting {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
         with ExitStack() as undo:
             for kind, count in counts.items():
@@ -166,7 +171,7 @@ class World:
             "CALLBOARD_LLM__DEFAULT_MODEL": "openai/bench",
             "CALLBOARD_WORKER__PROCESSES": str(forks),
         }
-        argv = [sys.executable, "-m", "callboard_runtime.cli", kind]
+        argv = [sys.executable, "-m", *stack.launcher, kind]
         child = Child(kind, argv, environment, self.folder / f"{kind}-{os.urandom(3).hex()}.log")
         stack.children.setdefault(kind, []).append(child)
         if kind == "http":

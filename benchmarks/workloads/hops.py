@@ -1,4 +1,4 @@
-"""Where the time of an unloaded run goes, hop by hop: from the moments that rows, events and the model note anyway."""
+"""Where the time of an unloaded run goes, hop by hop, and what the road adds to the crew itself."""
 
 from __future__ import annotations
 
@@ -6,117 +6,221 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import aiohttp
 import uvloop
 
 from benchmarks.browsers import Target, run_input, session, visit
 from benchmarks.results import Result, Row, Table
 from benchmarks.sizes import Sizes
-from benchmarks.world import Stack, World, say, token
+from benchmarks.world import World, say, token
+from callboard_runtime.domain.ids import run_uuid, session_uuid
 from callboard_runtime.load.stats import spread
 
+USER = "bench"
 PACE = 10  # ms per token
-ROWS = """
-SELECT r.created_at AS committed, s.begun_at AS step, r.ended_at AS ended
-  FROM runs r JOIN run_steps s ON s.run_id = r.id
- WHERE r.client_run_id = $1 AND s.kind = 'model'
-"""
-Moments = dict[str, float]
-Watched = tuple[Moments, list[float]]  # and the seconds that each token took from the model to the browser
+WARM = 5  # runs that are not counted
+Moments = Mapping[str, float]  # Unix seconds, all of this machine's clock
 
-# A hop, and the two moments between which it lies.
-HOPS: tuple[tuple[str, str, str], ...] = (
-    ("accept: POST, command to the actor, decision, begin of the commit", "posted", "committed"),
-    ("wake-up: commit, relay, Celery, brief, crew and kick-off, StartRun, begin of its commit", "committed", "step"),
-    ("request: commit, LiteLLM, HTTP to the model", "step", "model_received"),
-    ("(the model: to its first token)", "model_received", "model_first"),
-    ("first token: LiteLLM, emitter, Redis, lane, front, browser", "model_first", "first_shown"),
-    ("(the model: to its last token)", "model_first", "model_last"),
-    ("last token to the browser", "model_last", "last_shown"),
-    ("end: last token to the commit of FinishRun with the answer's record", "model_last", "ended"),
-    ("closing event: commit, relay, front, browser", "ended", "closed"),
-    ("TTFT as the user sees it", "posted", "first_shown"),
-    ("TTFT without the model's own time", "", ""),
+# Part of the road, hop, and the two moments between which it lies. Those of "crew" are what a crew costs anywhere.
+ROAD: tuple[tuple[str, str, str, str], ...] = (
+    ("accept", "front: HTTP, token, limits, parsing, what the session has", "posted", "AcceptRun.sent"),
+    ("accept", "AcceptRun over RabbitMQ to the actor", "AcceptRun.sent", "AcceptRun.taken"),
+    ("accept", "actor: look, decision, commit", "AcceptRun.taken", "AcceptRun.committed"),
+    ("wake-up", "relay, from the commit on", "AcceptRun.committed", "wake-up.sent"),
+    ("wake-up", "RabbitMQ and Celery, to a thread of the worker", "wake-up.sent", "wake-up.taken"),
+    ("start", "worker: reading the run", "wake-up.taken", "brief.read"),
+    ("crew", "crew built and kicked off, to its first step", "brief.read", "StartRun.sent"),
+    ("start", "StartRun with the first step over RabbitMQ", "StartRun.sent", "StartRun.taken"),
+    ("start", "actor: look, decision, commit", "StartRun.taken", "StartRun.committed"),
+    ("start", "grant over RabbitMQ", "StartRun.committed", "StartRun.answered"),
+    ("first step", "worker: opening of the attempt, to the request", "StartRun.answered", "model.asked"),
+    ("crew", "LiteLLM, HTTP to the model", "model.asked", "model.received"),
+    ("model", "(the model, to its first token)", "model.received", "model.first"),
+    ("crew", "HTTP from the model, LiteLLM", "model.first", "text.read"),
+    ("stream", "emitter", "text.read", "text.sent"),
+    ("stream", "Redis", "text.sent", "text.kept"),
+    ("stream", "RabbitMQ's lane to the front", "text.kept", "text.arrived"),
+    ("stream", "front, SSE, browser", "text.arrived", "shown.first"),
+)
+ELSEWHERE = ("crew", "model")  # parts that are no part of the road
+BESIDE: tuple[tuple[str, str, str], ...] = (
+    ("202: from the commit to the front", "AcceptRun.committed", "AcceptRun.answered"),
+    ("last token, from the model to the browser", "model.last", "shown.last"),
+    ("end: last token to FinishRun", "model.last", "FinishRun.sent"),
+    ("FinishRun with the answer's record, to its commit", "FinishRun.sent", "FinishRun.committed"),
+    ("closing event: commit, relay, front, browser", "FinishRun.committed", "closed"),
     ("whole run as the user sees it", "posted", "closed"),
 )
 
 
+@dataclass(frozen=True)
+class Watched:
+    """One run: when it passed where, and the seconds that each token took from the model to the browser."""
+
+    moments: Moments
+    tokens: Sequence[float]
+
+    def between(self, begin: str, end: str) -> float:
+        return self.moments[end] - self.moments[begin]
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first token as the user sees it."""
+        return self.between("posted", "shown.first")
+
+    def part(self, name: str) -> float:
+        return sum(self.between(begin, end) for part, _, begin, end in ROAD if part == name)
+
+
+@dataclass(frozen=True)
+class Places:
+    """What is asked: Callboard, the crew itself, and the model, which tells what it served."""
+
+    target: Target
+    crew: str
+    served: str
+    notes: Path
+
+
 def run(world: World, sizes: Sizes) -> Result:
-    stack = world.chat_stack
-    found: dict[int, list[Watched]] = {}
-    for at_once in (1, sizes.hops_at_once):
-        say(f"hops: {sizes.hops} runs, {at_once} at once")
-        found[at_once] = uvloop.run(_collect(world, stack, sizes, at_once))
-    notes = (
-        "Row times are those at which their transactions began, so a commit itself counts to the hop that follows. All "
-        "clocks are this machine's.",
+    notes = world.folder / f"hops-{uuid.uuid4().hex}.notes"
+    crew, served = world.program("crew", world.model), f"{world.model.removesuffix('/v1')}/served"
+    with world.stack("benchmarks.programs.noted", str(notes), actors=1, worker=sizes.workers, http=1) as stack:
+        target = Target(f"{stack.url}/api/v1/agent/agui/chat", {"Authorization": f"Bearer {token(USER)}"})
+        places = Places(target, f"{crew}/run", served, notes)
+        say(f"hops: {sizes.hops} runs and {sizes.hops} crews in turns, one at a time")
+        alone, crews = uvloop.run(_in_turns(places, sizes))
+        say(f"hops: {sizes.hops} runs, {sizes.hops_at_once} at once")
+        crowd = uvloop.run(_crowd(places, sizes))
+    found = {1: alone, sizes.hops_at_once: crowd}
+    tables = (
+        Table("Time to first token, unloaded: the road and the crew itself", tuple(_compared(alone, crews))),
+        Table("Milliseconds per hop, to the first token", tuple(_hop_rows(found))),
+        Table("Milliseconds beside and behind it", tuple(_beside_rows(found))),
+        Table("Milliseconds of every token from the model to the browser", tuple(_token_rows(found))),
     )
-    tokens = Table("Milliseconds of every token from the model to the browser", tuple(_token_rows(found)))
-    return Result("hops", (Table("Milliseconds per hop", tuple(_rows(found))), tokens), notes)
+    return Result("hops", tables, NOTES)
 
 
-async def _collect(world: World, stack: Stack, sizes: Sizes, at_once: int) -> list[Watched]:
-    target = Target(f"{stack.url}/api/v1/agent/agui/chat", {"Authorization": f"Bearer {token('bench')}"})
+NOTES = (
+    "The crew itself is the same crew with the same LiteLLM call in a warm process of its own, with its journal in "
+    "memory: from the kick-off to the first piece of text. It runs in turns with Callboard, whose figure is from the "
+    "POST to the first text on the browser's socket; what the road adds is the difference of neighbours. The model's "
+    f"{PACE} ms to its first token are in both.",
+    "Hops lie between moments that the processes note as a run passes; all moments are of this machine's one clock.",
+)
+
+
+async def _in_turns(places: Places, sizes: Sizes) -> tuple[list[Watched], list[float]]:
+    """Runs and crews one after the other; the seconds to the first text of the crews."""
+    runs: list[Watched] = []
+    crews: list[float] = []
+    async with session() as http:
+        for number in range(-WARM, sizes.hops):
+            watched, crew = await _one(http, places, sizes.tokens), await _crew(http, places, sizes.tokens)
+            if number >= 0:
+                runs.append(watched)
+                crews.append(crew)
+    return runs, crews
+
+
+async def _crowd(places: Places, sizes: Sizes) -> list[Watched]:
     left = itertools.count(1)
     found: list[Watched] = []
 
     async def user() -> None:
-        await _one(world, stack, target, sizes.tokens)  # the first one fills caches
-        while next(left) <= sizes.hops:
-            found.append(await _one(world, stack, target, sizes.tokens))
+        async with session() as http:
+            await _one(http, places, sizes.tokens)  # the first one fills caches
+            while next(left) <= sizes.hops:
+                found.append(await _one(http, places, sizes.tokens))
 
-    await asyncio.gather(*(user() for _ in range(at_once)))
+    await asyncio.gather(*(user() for _ in range(sizes.hops_at_once)))
     return found
 
 
-async def _one(world: World, stack: Stack, target: Target, tokens: int) -> Watched:
+async def _crew(http: aiohttp.ClientSession, places: Places, tokens: int) -> float:
+    async with http.post(places.crew, data=f"{tokens} tokens at {PACE} ms") as response:
+        told = await response.json()
+    if told["text"].split() != [f"word{number}" for number in range(tokens)]:
+        raise RuntimeError(f"a crew's text is not whole: {told}")
+    return told["first"] - told["called"]
+
+
+async def _one(http: aiohttp.ClientSession, places: Places, tokens: int) -> Watched:
     key = uuid.uuid4().hex
     body = run_input(f"{tokens} tokens at {PACE} ms, key:{key}", key)
-    async with session() as http:
-        posted = time.time()
-        seen = await visit(http, target, body, tokens)
-        if seen.error:
-            raise RuntimeError(f"a run failed: {seen.error}")
-        async with http.get(f"{world.model.removesuffix('/v1')}/served/{key}") as response:
-            model = await response.json()
-    [row] = await stack.query(ROWS, key)
-    times = {name: value.timestamp() for name, value in row.items() if isinstance(value, datetime)}
+    posted = time.time()
+    seen = await visit(http, places.target, body, tokens)
+    if seen.error:
+        raise RuntimeError(f"a run failed: {seen.error}")
+    async with http.get(f"{places.served}/{key}") as response:
+        model = await response.json()
     sent: list[float] = model["sent"]
     shown = [posted + at for at, text in zip(seen.arrivals, seen.text, strict=True) for _ in text.split()]
     moments = {
+        **_noted(places.notes, session_uuid(USER, str(body["threadId"])), run_uuid(USER, key)),
         "posted": posted,
-        **times,
-        "model_received": model["received"],
-        "model_first": sent[0],
-        "model_last": sent[-1],
-        "first_shown": shown[0],
-        "last_shown": shown[-1],
+        "model.received": model["received"],
+        "model.first": sent[0],
+        "model.last": sent[-1],
+        "shown.first": shown[0],
+        "shown.last": shown[-1],
         "closed": posted + seen.marks["RUN_FINISHED"],
     }
-    return moments, [later - earlier for earlier, later in zip(sent, shown, strict=True)]
+    return Watched(moments, [later - earlier for earlier, later in zip(sent, shown, strict=True)])
 
 
-def _token_rows(found: Mapping[int, list[Watched]]) -> Iterator[Row]:
+def _noted(notes: Path, *ids: uuid.UUID) -> dict[str, float]:
+    """The first time of each mark that was noted of a run."""
+    named, found = {str(each) for each in ids}, dict[str, float]()
+    for line in notes.read_text().splitlines():
+        mark, name, at = line.split(" ")
+        if name in named:
+            found.setdefault(mark, float(at))
+    return found
+
+
+def _compared(runs: Sequence[Watched], crews: Sequence[float]) -> Iterator[Row]:
+    parts = list(dict.fromkeys(part for part, *_ in ROAD))
+    yield _times("Callboard: POST to the first text in the browser", [run.first for run in runs])
+    yield _times("the crew itself: kick-off to its first text", crews)
+    yield _times("added by the road", [run.first - crew for run, crew in zip(runs, crews, strict=True)])
+    for name in parts:
+        whose = "of its crew's time" if name in ELSEWHERE else "of the road"
+        yield _times(f"{whose}: {name}", [run.part(name) for run in runs])
+
+
+def _times(what: str, seconds: Iterable[float]) -> Row:
+    times = spread(1000 * each for each in seconds)
+    assert times is not None
+    return {"what": what, "p50 ms": times.p50, "p95 ms": times.p95}
+
+
+def _hop_rows(found: Mapping[int, Sequence[Watched]]) -> Iterator[Row]:
+    for part, hop, begin, end in ROAD:
+        yield {"part": part, "hop": hop, **_columns(found, begin, end)}
+    yield {"part": "", "hop": "TTFT as the user sees it", **_columns(found, "posted", "shown.first")}
+
+
+def _beside_rows(found: Mapping[int, Sequence[Watched]]) -> Iterator[Row]:
+    return ({"what": what, **_columns(found, begin, end)} for what, begin, end in BESIDE)
+
+
+def _token_rows(found: Mapping[int, Sequence[Watched]]) -> Iterator[Row]:
     for at_once, runs in found.items():
-        times = spread(1000 * each for _, tokens in runs for each in tokens)
+        times = spread(1000 * each for run in runs for each in run.tokens)
         assert times is not None
         yield {"runs at once": at_once, "p50": times.p50, "p95": times.p95, "p99": times.p99, "longest": times.most}
 
 
-def _rows(found: Mapping[int, list[Watched]]) -> list[Row]:
-    return [{"hop": name, **_columns(found, begin, end)} for name, begin, end in HOPS]
-
-
-def _columns(found: Mapping[int, list[Watched]], begin: str, end: str) -> Row:
+def _columns(found: Mapping[int, Sequence[Watched]], begin: str, end: str) -> Row:
     columns: dict[str, float] = {}
     for at_once, runs in found.items():
-        times = spread(1000 * (each[end] - each[begin] if begin else _ours(each)) for each, _ in runs)
+        times = spread(1000 * run.between(begin, end) for run in runs)
         assert times is not None
         columns |= {f"p50, {at_once} at once": times.p50, f"p95, {at_once} at once": times.p95}
     return columns
-
-
-def _ours(moments: Moments) -> float:
-    return moments["first_shown"] - moments["posted"] - (moments["model_first"] - moments["model_received"])
