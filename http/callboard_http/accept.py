@@ -17,18 +17,15 @@ from callboard_http.auth import Principal
 from callboard_http.records import Records
 from callboard_http.run_request import Json, Message, ResumeEntry, RunRequest
 from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.broker.large_commands import send_any_size
 from callboard_runtime.domain.commands import (
-    MAX_CLAIM_BYTES,
-    MAX_COMMAND_BYTES,
     AcceptResume,
     AcceptRun,
     Answer,
     CancelRun,
-    ClaimCheck,
     ClientCommand,
     RunAnswer,
     ToolAnswer,
-    encode_command,
 )
 from callboard_runtime.domain.ids import session_uuid, utcnow
 from callboard_runtime.domain.state_snapshot import RunStatus
@@ -101,16 +98,7 @@ class Acceptance:
 
     async def send(self, command: ClientCommand) -> Answer:
         """Send any command within the time that this front waits; a large one is left in the database for its actor."""
-        try:
-            return await self._commands.send(command, self._timeout)
-        except TooLarge:
-            body = encode_command(command, MAX_CLAIM_BYTES)
-            if len(body) <= MAX_COMMAND_BYTES:
-                raise  # it was the actor who refused it
-        claim_id = await self._records.keep_command(command.session_id, body)
-        not_after = utcnow() + timedelta(seconds=self._timeout)
-        claim = ClaimCheck(session_id=command.session_id, claim_id=claim_id, not_after=not_after)
-        return await self._commands.send(claim, self._timeout)
+        return await send_any_size(self._commands, command, self._timeout, self._records.keep_command)
 
     async def _answers(self, principal: Principal, session_id: UUID, request: RunRequest) -> RunAnswer:
         state = await self._records.state(principal.user_id, request.thread_id)

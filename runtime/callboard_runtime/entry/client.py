@@ -11,12 +11,16 @@ import os
 import threading
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from callboard_runtime.broker.commander import CommandClient
-from callboard_runtime.domain.commands import AcceptResume, AcceptRun, RunAnswer
+from callboard_runtime.broker.large_commands import send_any_size
+from callboard_runtime.domain.commands import MAX_CLAIM_BYTES, MAX_COMMAND_BYTES, AcceptResume, AcceptRun, RunAnswer
 from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.entry.run_command import ResumeCommand, RunCommand
-from callboard_runtime.errors import CallboardError
+from callboard_runtime.errors import CallboardError, TooLarge
+from callboard_runtime.persistence.claims import keep_command
+from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import Settings
 
 SPARE = 5.0  # seconds that a caller waits beyond the command's own time
@@ -26,7 +30,7 @@ class BlockingClient:
     """A command client for threads: connects in the background, on a loop of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        self._timeout = settings.http.accept_timeout
+        self._settings, self._timeout = settings, settings.http.accept_timeout
         url = settings.required_amqp_url()
         self._thread = LoopThread("command-client")
         self._commands = self._thread.run(CommandClient.connect(url, f"client-{os.getpid()}"))
@@ -40,10 +44,21 @@ class BlockingClient:
         self._thread.stop()
 
     async def _send(self, command: AcceptRun | AcceptResume) -> RunAnswer:
-        answer = await self._commands.send(command, self._timeout)
+        answer = await send_any_size(self._commands, command, self._timeout, self._keep)
         if not isinstance(answer, RunAnswer):
             raise CallboardError(f"{command.type} was answered with {answer.type!r}")
         return answer
+
+    async def _keep(self, session_id: UUID, body: bytes) -> UUID:
+        """Leave a large command in the database; seldom, so that no connection is held for it."""
+        if self._settings.database_url is None:
+            limits = f"{MAX_COMMAND_BYTES}; with CALLBOARD_DATABASE_URL set, to the actors' database, {MAX_CLAIM_BYTES}"
+            raise TooLarge(f"the command has {len(body)} bytes; from here it may have {limits}")
+        engine = create_engine(self._settings, name="callboard-client")
+        try:
+            return await keep_command(engine, session_id, body)
+        finally:
+            await engine.dispose()
 
 
 _client: BlockingClient | None = None
@@ -71,8 +86,8 @@ def close_client() -> None:
 def enqueue_run(command: RunCommand | Mapping[str, Any]) -> str:
     """Have a run accepted, and return the id of the task that will execute it.
 
-    The run is durable when this returns. Raises InvalidInput, RunIdConflict, SessionBusy and the like when it is
-    refused, Unavailable when no actor answered in time: send the same command again then.
+    The run is durable when this returns. Raises InvalidInput, TooLarge, RunIdConflict, SessionBusy and the like when it
+    is refused, Unavailable when no actor answered in time: send the same command again then.
     """
     return shared_client().send(RunCommand.of(command)).task_id
 
