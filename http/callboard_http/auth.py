@@ -121,10 +121,10 @@ class Authenticator:
 
         They operate this one, too: whoever sits here can read its database anyway.
         """
-        if not is_loopback(_host_name(headers.get("Host", ""))):
+        if not is_loopback(_host_name(f"//{headers.get('Host', '')}")):
             raise Unauthenticated("development auth answers to loopback names only; use http://localhost")
         origin = headers.get("Origin")
-        if origin and origin not in self._origins and not is_loopback(urlsplit(origin).hostname or ""):
+        if origin and origin not in self._origins and not is_loopback(_host_name(origin)):
             raise Unauthenticated("development auth takes no requests from pages of other sites")
         return Principal(DEV_USER, frozenset({self._auth.operator_role}), datetime.now(UTC) + timedelta(hours=1))
 
@@ -139,9 +139,9 @@ def is_loopback(name: str) -> bool:
         return False
 
 
-def _host_name(header: str) -> str:
+def _host_name(url: str) -> str:
     try:
-        return urlsplit(f"//{header}").hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
         return ""
 

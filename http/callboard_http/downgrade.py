@@ -21,7 +21,7 @@ _SUSPECT = re.compile(rb'"type":"(?:RUN_FINISHED|TOOL_CALL_RESULT|MESSAGES_SNAPS
 def speaks_current(protocol_version: str | None) -> bool:
     """Whether a client that names this version takes the 1.0 form; one that names none does not."""
     major = (protocol_version or "").partition(".")[0]
-    return major.isdigit() and int(major) >= 1
+    return re.fullmatch("0*[1-9][0-9]*", major) is not None
 
 
 def downgraded(chunk: Chunk) -> Chunk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -74,11 +75,11 @@ def cursor(text: str) -> EventId:
     return event_id
 
 
-def page_size(request: web.Request, default: int = 50) -> int:
-    """`?limit=`, 1 to 500."""
-    given = request.query.get("limit", str(default))
-    if not (given.isascii() and given.isdigit() and 1 <= int(given) <= MAX_PAGE):
-        raise InvalidInput(f"limit: must be a number from 1 to {MAX_PAGE}")
+def page_size(query: Mapping[str, str], default: int = 50, most: int = MAX_PAGE) -> int:
+    """`?limit=`, from 1 to `most`; raises InvalidInput."""
+    given = query.get("limit", str(default))
+    if not (given.isascii() and given.isdigit() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
+        raise InvalidInput(f"limit: must be a number from 1 to {most}")
     return int(given)
 
 

@@ -126,7 +126,11 @@ async def test_threads_are_the_users_own(front: Front):
     messages = (await front.call("GET", f"{ROOT}/threads/t1/messages")).json["messages"]
     assert messages == [{"id": "m-r1", "role": "user", "content": "hello"}]
     assert (await front.call("GET", f"{ROOT}/threads/t1/messages", as_=headers("bob"))).status == 404
-    assert (await front.call("GET", f"{ROOT}/threads?limit=0")).status == 400
+    for limit in ("0", "501", "9" * 5000):
+        assert (await front.call("GET", f"{ROOT}/threads?limit={limit}")).status == 400
+    for path in ("//[", f"/threads?limit={'9' * 5000}"):
+        wrong = {"method": "resource/request", "params": {"path": path, "httpMethod": "GET"}}
+        assert (await front.call("POST", ROOT, json=wrong)).status == 400
     unknown = {"method": "resource/request", "params": {"path": "/memories", "httpMethod": "GET"}}
     assert (await front.call("POST", ROOT, json=unknown)).status == 404
 

@@ -203,6 +203,7 @@ def test_development_auth_takes_loopback_names(host):
         {},
         {"Host": "localhost:8000", "Origin": "https://evil.example"},
         {"Host": "localhost:8000", "Origin": "null"},
+        {"Host": "localhost:8000", "Origin": "http://[::1"},
     ],
 )
 def test_development_auth_withstands_rebinding_and_foreign_pages(headers):

@@ -70,7 +70,18 @@ def test_a_leg_opens_with_run_started_alone():
 
 @pytest.mark.parametrize(
     ("version", "current"),
-    [("1.0", True), ("1.3", True), ("2", True), ("0.9", False), (None, False), ("", False), ("x", False)],
+    [
+        ("1.0", True),
+        ("1.3", True),
+        ("2", True),
+        ("0.9", False),
+        (None, False),
+        ("", False),
+        ("x", False),
+        ("²", False),
+        ("9" * 5000, True),
+        ("00", False),
+    ],
 )
 def test_a_client_that_names_no_version_is_an_older_one(version, current):
     assert speaks_current(version) is current

@@ -16,7 +16,7 @@ from aiohttp import web
 from callboard_http.auth import Principal
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.moments import Moments
-from callboard_http.request_context import as_json, path_id, read_body
+from callboard_http.request_context import as_json, page_size, path_id, read_body
 from callboard_http.routes.agui import connect_thread, run_agent
 from callboard_http.routes.runs import acceptance
 from callboard_http.run_request import Json, Wire, check_id, parse_as, parse_json
@@ -28,7 +28,6 @@ from callboard_runtime.domain.state_snapshot import ENDED
 from callboard_runtime.errors import InvalidInput, NotFound
 
 ROOT = "/copilotkit"
-PAGE, MAX_PAGE = 50, 500
 _THREADS = {"list": True, "inspect": True, "mutations": False, "realtimeMetadata": False}
 
 
@@ -166,11 +165,8 @@ async def _active_run(request: web.Request, principal: Principal, thread_id: str
 
 
 async def _threads(request: web.Request, principal: Principal, query: Mapping[str, str]) -> web.Response:
-    limit = query.get("limit", str(PAGE))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_PAGE):
-        raise InvalidInput(f"limit: must be a number from 1 to {MAX_PAGE}")
     records = SessionRecords(request.app[SERVICES].engine)
-    page = await records.sessions(principal.user_id, query.get("cursor"), int(limit))
+    page = await records.sessions(principal.user_id, query.get("cursor"), page_size(query))
     shown = [_thread(row, principal, query.get("agentId", "default")) for row in page.rows]
     return as_json({"threads": shown, "nextCursor": page.next})
 
@@ -199,7 +195,10 @@ async def _messages(request: web.Request, principal: Principal, thread_id: str) 
 
 async def _resource(request: web.Request, principal: Principal, params: EnvelopeParams) -> web.StreamResponse:
     """What a client of the one URL asks of `/threads`."""
-    target = urlsplit(params.path)
+    try:
+        target = urlsplit(params.path)
+    except ValueError:
+        raise InvalidInput("params.path: is not a path such as /threads?limit=20") from None
     match params.http_method, target.path.strip("/").split("/"):
         case "GET", ["threads"]:
             return await _threads(request, principal, dict(parse_qsl(target.query)))

@@ -15,7 +15,7 @@ from callboard_http.auth import Principal
 from callboard_http.authorise import NOBODY, authorise
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.lookout import LOOKOUT
-from callboard_http.request_context import check_user
+from callboard_http.request_context import check_user, page_size
 from callboard_runtime.domain.state_snapshot import RunStatus, SessionStatus
 from callboard_runtime.errors import InvalidInput
 from callboard_runtime.inspection.ages import moment
@@ -41,7 +41,7 @@ async def sessions(request: web.Request) -> web.Response:
         check_user(user) if user is not None else None, _statuses(request, SessionStatus, SessionFilter())
     )
     engine = request.app[SERVICES].engine
-    return view(await looked(request, list_sessions(engine, wanted, page_size(request), request.query.get("after"))))
+    return view(await looked(request, list_sessions(engine, wanted, rows_wanted(request), request.query.get("after"))))
 
 
 async def session(request: web.Request) -> web.Response:
@@ -66,7 +66,7 @@ async def runs(request: web.Request) -> web.Response:
         until=moment("older_than", request.query.get("older_than")),
     )
     engine = request.app[SERVICES].engine
-    return view(await looked(request, list_runs(engine, wanted, page_size(request), request.query.get("after"))))
+    return view(await looked(request, list_runs(engine, wanted, rows_wanted(request), request.query.get("after"))))
 
 
 async def run(request: web.Request) -> web.Response:
@@ -92,7 +92,7 @@ async def approvals(request: web.Request) -> web.Response:
     """GET /approvals: what waits for a person's decision, longest first; arguments are in the run."""
     await operator(request, "approvals of all users")
     engine = request.app[SERVICES].engine
-    return view(await looked(request, list_approvals(engine, page_size(request), request.query.get("after"))))
+    return view(await looked(request, list_approvals(engine, rows_wanted(request), request.query.get("after"))))
 
 
 # -- what these and the other operator routes share -------------------------------------------------------------------
@@ -147,12 +147,9 @@ def tag(shown: BaseModel) -> str:
     return hashlib.sha256(shown.model_dump_json().encode()).hexdigest()[:24]
 
 
-def page_size(request: web.Request, default: int = 50) -> int:
+def rows_wanted(request: web.Request, default: int = 50) -> int:
     """`?limit=`, 1 to 200."""
-    given = request.query.get("limit", str(default))
-    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= MAX_PAGE):
-        raise InvalidInput(f"limit: must be a number from 1 to {MAX_PAGE}")
-    return int(given)
+    return page_size(request.query, default, MAX_PAGE)
 
 
 def internal_id(request: web.Request) -> UUID:

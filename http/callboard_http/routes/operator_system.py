@@ -7,7 +7,7 @@ from aiohttp import web
 from callboard_http.authorise import NOBODY
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.lookout import LOOKOUT
-from callboard_http.routes.operator import OPERATOR, content, looked, operator, page_size, tag, view
+from callboard_http.routes.operator import OPERATOR, content, looked, operator, rows_wanted, tag, view
 from callboard_runtime.errors import InvalidInput
 from callboard_runtime.inspection.broker import get_dead_letter, list_dead_letters
 from callboard_runtime.inspection.processes import list_partitions, list_processes
@@ -47,7 +47,7 @@ async def partitions(request: web.Request) -> web.Response:
 async def dead_letters(request: web.Request) -> web.Response:
     """GET /dead-letters: the oldest ones, without their content; they stay where they are."""
     await operator(request, "dead letters")
-    limit, url = page_size(request, 100), request.app[DEPS].settings.required_amqp_url()
+    limit, url = rows_wanted(request, 100), request.app[DEPS].settings.required_amqp_url()
     async with request.app[LOOKOUT].errand:
         return view(await list_dead_letters(url, limit))
 

@@ -24,7 +24,7 @@ SESSIONS = "/api/v1/agent/sessions"
 async def index(request: web.Request) -> web.Response:
     """GET /sessions: the one that changed last first."""
     _, owner = await subject(request, "read", "sessions")
-    page = await _records(request).sessions(owner, request.query.get("after"), page_size(request))
+    page = await _records(request).sessions(owner, request.query.get("after"), page_size(request.query))
     return as_json({"sessions": [_view(row) for row in page.rows], "next": page.next})
 
 
@@ -35,7 +35,7 @@ async def show(request: web.Request) -> web.Response:
 async def messages(request: web.Request) -> web.Response:
     """GET /sessions/{id}/messages: in order; `after` is a seq."""
     session = await _session(request)
-    page = await _records(request).messages(session["id"], _seq(request), page_size(request))
+    page = await _records(request).messages(session["id"], _seq(request), page_size(request.query))
     return as_json({"messages": [_message_view(row) for row in page.rows], "next": page.next})
 
 
@@ -50,14 +50,14 @@ async def events(request: web.Request) -> web.StreamResponse:
         return await session_events(request, session["id"], principal)
     after = request.query.get("after")
     chunks = await _records(request).events(session["id"], cursor(after) if after else ORIGIN)
-    body = _events_body(chunks, page_size(request, 500), EventId(session["log_epoch"], session["log_seq"]))
+    body = _events_body(chunks, page_size(request.query, 500), EventId(session["log_epoch"], session["log_seq"]))
     return web.Response(body=body, content_type="application/json")
 
 
 async def usage(request: web.Request) -> web.Response:
     """GET /sessions/{id}/usage: the totals, and the provider requests that they are the sum of."""
     session = await _session(request)
-    page = await _records(request).calls(session["id"], request.query.get("after"), page_size(request))
+    page = await _records(request).calls(session["id"], request.query.get("after"), page_size(request.query))
     return as_json({"totals": _totals(session), "calls": [_call_view(row) for row in page.rows], "next": page.next})
 
 

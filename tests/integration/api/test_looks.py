@@ -101,6 +101,7 @@ async def test_pages_are_keyed_and_complete(front: Front, stage: Backstage, comm
             {"after": forged},
             {"limit": "0"},
             {"limit": "501"},
+            {"limit": "9" * 5000},
             {"limit": "x"},
             {"user": "\0"},
         ):
