@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard_http.run_request import RunRequest, parse_run_request
+from callboard_http.run_commands import Resume
+from callboard_http.run_request import RunRequest, parse_as, parse_run_request
 from callboard_runtime.domain.run_input import MultitaskStrategy
 from callboard_runtime.errors import InvalidInput
 
@@ -212,3 +213,10 @@ def test_a_message_may_talk_about_nul_and_not_hold_one(text: str):
         assert "NUL" in complaint(body)
     else:
         assert parse(body).user_messages[0].content == text
+
+
+@pytest.mark.parametrize("field", ["tool_call_id", "interrupt_id", "message_id"])
+def test_the_ids_of_an_answer_are_bounded(field: str):
+    answer = {"tool_call_id": "c1", "status": "result", field: "x" * 201}
+    with pytest.raises(InvalidInput, match=f"^answers.0.{field}: "):
+        parse_as(Resume, {"answers": [answer]})

@@ -23,6 +23,7 @@ from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.errors import CallboardError, InvalidInput, TooLarge, from_code
 
 MAX_COMMAND_BYTES = 1024 * 1024
+MAX_ID = 200  # characters of an id that an answer names
 MAX_CLAIM_BYTES = 32 * 1024 * 1024  # of a command that waits in the database; a request's body is smaller
 
 
@@ -48,12 +49,12 @@ class AcceptRun(_Command):
 class ToolAnswer(Frozen):
     """One answer to a pending call, named by its tool_call_id or its interrupt_id: a result, or a decision."""
 
-    tool_call_id: str | None = None
-    interrupt_id: str | None = None
+    tool_call_id: str | None = Field(default=None, max_length=MAX_ID)
+    interrupt_id: str | None = Field(default=None, max_length=MAX_ID)
     status: Literal["result", "approved", "rejected", "cancelled", "retry", "fail"]
     payload: Any = None
     edited_args: dict[str, Any] | None = None
-    message_id: str | None = None
+    message_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID)
 
 
 class AcceptResume(_Command):
