@@ -6,6 +6,7 @@ The fourth of the demonstration, `ui.set_theme`, is declared and run by the page
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
@@ -50,13 +51,10 @@ async def issue_refund(context: ToolContext, order_id: str, amount: str) -> str:
 
 
 def _money(text: str) -> Decimal:
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not 0 < amount < 10_000:
-        raise ValueError(f"amount: {text!r} is not a sum of money between 0 and 10000")
-    return amount
+    with suppress(InvalidOperation):  # of the reading, and of comparing what is no number
+        if 0 < (amount := Decimal(text)) < 10_000:
+            return amount
+    raise ValueError(f"amount: {text!r} is not a sum of money between 0 and 10000")
 
 
 def _object(value: Any) -> dict[str, Any]:

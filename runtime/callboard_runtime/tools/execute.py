@@ -47,13 +47,14 @@ async def execute(tool: Tool, arguments: Mapping[str, Any], context: ToolContext
 
 async def _attempt(tool: Tool, arguments: Mapping[str, Any], context: ToolContext, max_bytes: int) -> ToolResult:
     assert tool.function is not None
+    limit = asyncio.timeout(tool.timeout)
     try:
-        async with asyncio.timeout(tool.timeout):
+        async with limit:
             value = await _call(tool.function, arguments, context)
         return _bounded(_as_text(value), max_bytes)
-    except TimeoutError:
-        return failure(f"no result after {tool.timeout:g} seconds; whether it took effect is not known")
-    except Exception as error:  # a tool is a user's code
+    except Exception as error:  # a tool is a user's code, which may have timeouts of its own
+        if limit.expired():
+            return failure(f"no result after {tool.timeout:g} seconds; whether it took effect is not known")
         logger.warning("tool failed", exc_info=error, extra={"action": "tool_failed", "tool": tool.name})
         return failure(f"{type(error).__name__}: {error}"[:2000])
 

@@ -30,6 +30,9 @@ def who(context: ToolContext):
 def fails():
     raise RuntimeError("it broke")
 
+def gives_up():
+    raise TimeoutError("the shop does not answer")
+
 async def sleeps():
     await asyncio.sleep(30)
 

@@ -131,6 +131,7 @@ async def test_long_arguments_come_in_pieces(settings: Settings) -> None:
     ("function", "fields", "expected"),
     [
         ("fails", {}, "Error: RuntimeError: it broke"),
+        ("gives_up", {}, "Error: TimeoutError: the shop does not answer"),
         ("sleeps", {"timeout": 0.05}, "Error: no result after 0.05 seconds"),
         ("big", {}, "Error: the result has 400000 bytes"),
         ("plain", {}, "plain x\ufffd"),
