@@ -110,4 +110,5 @@ def problem(status: int, body: Any, retry_after: str | None) -> ProblemError:
 
 def seconds(retry_after: str | None) -> float | None:
     """A `Retry-After` header in seconds; None for a date, which our servers never send."""
-    return float(retry_after) if retry_after and retry_after.strip().isdigit() else None
+    given = (retry_after or "").strip()
+    return float(given) if given.isascii() and given.isdigit() else None
