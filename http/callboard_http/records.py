@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from callboard_runtime.domain.event_batch import EventId
 from callboard_runtime.domain.ids import new_id, run_uuid, session_uuid
 from callboard_runtime.domain.state_snapshot import RunStatus, StateSnapshot
+from callboard_runtime.persistence.claims import keep_command
 from callboard_runtime.persistence.database import connect, transaction
 
 
@@ -86,7 +87,6 @@ SELECT EXISTS (
     SELECT 1 FROM processes WHERE kind = 'actors' AND beat_at > now() - make_interval(secs => :silent_after)
 )
 """)
-_CLAIM = text("INSERT INTO command_claims (id, session_id, body) VALUES (:id, :session_id, :body)")
 
 
 class Records:
@@ -143,10 +143,7 @@ class Records:
 
     async def keep_command(self, session_id: UUID, body: bytes) -> UUID:
         """Keep a command that is too large for a message for its actor; committed when this returns the claim's id."""
-        claim_id = new_id()
-        async with transaction(self._engine) as connection:
-            await connection.execute(_CLAIM, {"id": claim_id, "session_id": session_id, "body": body})
-        return claim_id
+        return await keep_command(self._engine, session_id, body)
 
     async def actors_live(self, silent_after: float) -> bool:
         """Whether an actor process was heard of within `silent_after` seconds; without one no run is accepted."""
