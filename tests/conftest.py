@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 import redis as redis_client
@@ -13,6 +14,9 @@ import redis as redis_client
 import canaries
 from services import PostgresServer, RabbitServer, RedisServer, TcpProxy, install
 from services.session import Services
+
+if TYPE_CHECKING:
+    from shared_stacks import SharedStacks
 
 # A developer's own settings must not leak into tests.
 for _name in [key for key in os.environ if key.startswith(("CALLBOARD_", "SOCIAL_")) and "_TEST_" not in key]:
@@ -84,6 +88,14 @@ def garbage_of_its_own() -> Iterator[None]:
 def services(pytestconfig: pytest.Config) -> Services:
     """The servers of this session, started on first use."""
     return pytestconfig.stash[_SERVICES]
+
+
+@pytest.fixture(scope="session")
+def stacks(services: Services, tmp_path_factory: pytest.TempPathFactory) -> "SharedStacks":
+    """The stacks of this session, started on first use."""
+    from shared_stacks import SharedStacks  # what it needs is not for every unit test to import
+
+    return SharedStacks(tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture

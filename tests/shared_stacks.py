@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 import psutil
-import pytest
 
 from callboard_runtime.embedded.launch import launch_command
 from callboard_runtime.persistence import migrate
@@ -22,7 +21,6 @@ from stack import Callboard, Urls, Zygote
 
 _TESTS = Path(__file__).parent
 _SETTINGS = {"CALLBOARD_CONFIG__DIR": str(_TESTS / "e2e" / "config")}
-_KEY = pytest.StashKey["SharedStacks"]()
 # The kernel ties a child to the thread that started it: this one ends with pytest.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="embedded-spawner")
 
@@ -96,10 +94,3 @@ class SharedStacks:
 
 def _end(process: "subprocess.Popen[str]") -> None:
     process.communicate(timeout=30)
-
-
-def shared_stacks(config: pytest.Config, folder: Path, services: Services) -> SharedStacks:
-    """This session's; the one that asks first says where its files go."""
-    if (stacks := config.stash.get(_KEY, None)) is None:
-        stacks = config.stash[_KEY] = SharedStacks(folder, services)
-    return stacks

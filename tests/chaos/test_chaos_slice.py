@@ -13,19 +13,18 @@ import pytest
 
 from chaos.rounds import Result, installation
 from services.session import Services
-from shared_stacks import shared_stacks
+from shared_stacks import SharedStacks
 
 SEED = int(os.environ.get("CALLBOARD_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 
 
 @pytest.mark.timeout(400)
 async def test_every_promise_holds(
-    pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory
+    services: Services, stacks: SharedStacks, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    zygote = shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services).zygote
     folder: Path = tmp_path_factory.mktemp("chaos")
     result = Result(SEED)
-    async with installation(services, zygote, folder) as it:
+    async with installation(services, stacks.zygote, folder) as it:
         await it.round(SEED, sessions=5, turns=2, blows=5, heavy=False, result=result)
         await it.round(SEED + 1, sessions=5, turns=2, blows=4, heavy=True, result=result)
         print(it.callboard.logs())
@@ -36,10 +35,9 @@ async def test_every_promise_holds(
 
 @pytest.mark.timeout(200)
 async def test_a_planted_bug_is_found(
-    pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory
+    services: Services, stacks: SharedStacks, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    zygote = shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services).zygote
     result = Result(SEED)
-    async with installation(services, zygote, tmp_path_factory.mktemp("plant"), plant="terminal_twice") as it:
+    async with installation(services, stacks.zygote, tmp_path_factory.mktemp("plant"), plant="terminal_twice") as it:
         await it.round(SEED, sessions=2, turns=1, blows=0, heavy=False, result=result, end_within=20, kinds=("talk",))
     assert 2 in result.broken, result.broken

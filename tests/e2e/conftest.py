@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from front_client import FrontClient, Json, fresh
-from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
+from shared_stacks import SharedStacks
 from stack import Callboard
 
 HERE = Path(__file__).parent
@@ -60,11 +59,6 @@ def turn(text: str, run: str | None = None, **more: Any) -> Json:
     """One user message and the run that answers it."""
     run = run or fresh("run")
     return {"runId": run, "messages": [{"id": f"{run}-user", "role": "user", "content": text}], **more}
-
-
-@pytest.fixture(scope="session")
-def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(params=["current-rabbitmq", "previous-rabbitmq", "current-embedded"])

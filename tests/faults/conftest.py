@@ -17,7 +17,7 @@ from model_server import ModelServer
 from services import PostgresServer, RabbitServer, RedisServer
 from services.postgres import Databases
 from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
+from shared_stacks import SharedStacks
 from stack import Callboard, Urls
 
 HERE = Path(__file__).parent
@@ -48,11 +48,6 @@ def model() -> Iterator[ModelServer]:
 def tools_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the tools note that they were started, and look whether they may go on."""
     return tmp_path_factory.mktemp("tools")
-
-
-@pytest.fixture(scope="package")
-def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(scope="package")

@@ -1,12 +1,15 @@
-"""A front on real services, and the stand-in for what writes behind it; modules that need others say so themselves."""
+"""A front on real services, and the stand-in for what writes behind it, or all processes; who needs others says so."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from callboard_runtime.settings import Settings
+from front_client import FrontClient, fresh
+from shared_stacks import SharedStacks
+from stack import Callboard
 
 from .http_harness import Backstage, Front, backstage, make_settings, serving
 
@@ -26,3 +29,18 @@ async def front(settings: Settings) -> AsyncIterator[Front]:
 async def stage(settings: Settings) -> AsyncIterator[Backstage]:
     async with backstage(settings) as actors:
         yield actors
+
+
+@pytest.fixture
+def callboard(stacks: SharedStacks) -> Iterator[Callboard]:
+    """All processes, on real services, shared with other modules."""
+    stack = stacks.stack("rabbitmq")
+    yield stack
+    print(stack.logs())  # shown for a failed test only
+
+
+@pytest.fixture
+async def client(callboard: Callboard) -> AsyncIterator[FrontClient]:
+    """A user of this test alone."""
+    async with callboard.client(fresh("user")) as client:
+        yield client

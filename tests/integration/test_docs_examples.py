@@ -10,8 +10,7 @@ from pydantic import SecretStr
 
 from callboard_runtime.settings import Settings
 from front_client import fresh, token
-from services.session import Services
-from shared_stacks import shared_stacks
+from shared_stacks import SharedStacks
 from stack import Callboard
 from unit import docs_pages as docs
 
@@ -21,8 +20,8 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-def stack(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Callboard:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("docs"), services).stack("embedded")
+def stack(stacks: SharedStacks) -> Callboard:
+    return stacks.stack("embedded")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")

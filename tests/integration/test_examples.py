@@ -18,8 +18,7 @@ from callboard_runtime.client import CallboardClient
 from callboard_runtime.embedded.paths import free_port
 from e2e.driving import Driver, find_chromium
 from front_client import Json, fresh
-from services.session import Services
-from shared_stacks import shared_stacks
+from shared_stacks import SharedStacks
 from unit.docs_pages import ROOT
 
 pytestmark = pytest.mark.timeout(240)
@@ -83,11 +82,9 @@ def data() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def real(
-    pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, str]:
+def real(stacks: SharedStacks) -> Mapping[str, str]:
     """Settings that name services of this module's own."""
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("examples"), services).real().environment()
+    return stacks.real().environment()
 
 
 @pytest.fixture

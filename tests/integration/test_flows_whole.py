@@ -1,7 +1,7 @@
 """Flows as written for ag-ui-crewai on real workers, from the request over HTTP to the last event."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from flow_packages import flow_packages
 from front_client import RUNS, FrontClient, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run, ended
-from services.session import Services
-from shared_stacks import shared_stacks
-from stack import Callboard, until
+from shared_stacks import SharedStacks
+from stack import Callboard
+from waiting import until
 
 CONFIG = Path(__file__).parent / "flow_config"
 SET_PLAN = {
@@ -37,11 +37,8 @@ def model() -> Iterator[ModelServer]:
 
 
 @pytest.fixture(scope="module")
-def callboard(
-    pytestconfig: pytest.Config, services: Services, model: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callboard]:
+def callboard(stacks: SharedStacks, model: ModelServer) -> Iterator[Callboard]:
     """Two workers that run flows, beside what they need."""
-    stacks = shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
     settings = {
         "CALLBOARD_CONFIG__DIR": str(CONFIG),
         "CALLBOARD_TEST_PACKAGES": str(flow_packages()),
@@ -55,12 +52,6 @@ def callboard(
     yield stack
     print(stack.logs())  # shown for a failed test only
     stack.kill_all()
-
-
-@pytest.fixture
-async def client(callboard: Callboard) -> AsyncIterator[FrontClient]:
-    async with callboard.client(fresh("user")) as client:
-        yield client
 
 
 async def shared_state(callboard: Callboard, client: FrontClient, thread: str) -> Any:

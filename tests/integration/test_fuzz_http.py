@@ -29,8 +29,7 @@ from callboard_http.openapi.operations import OPERATIONS, Operation
 from callboard_runtime.domain.ids import run_uuid, session_uuid
 from front_client import fresh, token
 from fuzzing import budget
-from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
+from shared_stacks import SharedStacks
 from stack import Callboard
 
 pytestmark = pytest.mark.timeout(600)
@@ -88,11 +87,6 @@ class Front:
         }
         choices = things.get(name, (self.thread,))
         return choices[pick % len(choices)]
-
-
-@pytest.fixture(scope="module")
-def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from agui_page import interrupts
 from callboard_runtime.embedded.paths import free_port
 from front_client import RUNS, FrontClient, Json, fresh
 from promises import ended
-from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
-from stack import Callboard, until
+from shared_stacks import SharedStacks
+from stack import Callboard
+from waiting import until
 
 from .otlp_collector import Collector, Span, collecting
 
@@ -26,11 +26,6 @@ TOKEN = "a-token-for-the-collector"
 SAID = "zebra crossing"  # in no span, no metric
 ACCEPTED = ["process AcceptRun", "send AcceptRun", f"POST {RUNS}"]
 WOKEN = ["send wake-up", *ACCEPTED]
-
-
-@pytest.fixture(scope="module")
-def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ The model provider repeats the key that it was given in its errors, as some do.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -22,9 +21,9 @@ from callboard_runtime.domain.ids import LANES, PARTITIONS
 from canaries import PROVIDER_KEY, Leak, leaks, leaks_of_database, leaks_of_files
 from front_client import FrontClient, fresh, run_input, token
 from model_server import ModelServer
-from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
-from stack import Callboard, until
+from shared_stacks import SharedStacks
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -42,11 +41,6 @@ class Talkative(ModelServer):
                 said = f"Incorrect API key provided: {request.headers['Authorization']}"
                 return web.json_response({"error": {"message": said, "type": "x", "code": "x"}}, status=status)
         return await super()._answer(request)
-
-
-@pytest.fixture(scope="module")
-def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +133,7 @@ async def over_the_broker(callboard: Callboard) -> None:
         ):
             given = {"authorization": f"Bearer {sent}"}
             await exchange.publish(aio_pika.Message(body, headers=given, reply_to=replies.name), "run")
-            async with asyncio.timeout(30):
-                while await replies.get(no_ack=True, fail=False) is None:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            await until(lambda: replies.get(no_ack=True, fail=False), "a reply")
 
 
 # -- the search itself ------------------------------------------------------------------------------------------------

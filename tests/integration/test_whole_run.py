@@ -3,26 +3,21 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from front_client import Frame, FrontClient, Json, Reader, fresh, run_input
 from promises import check_log, check_run, ended, of_run
-from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
-from stack import Callboard, until
+from shared_stacks import SharedStacks
+from stack import Callboard
+from waiting import until
 
 MANY = 100
 ENOUGH = 25  # on the embedded services, whose broker is for one developer's machine
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(params=["rabbitmq", "embedded"])
@@ -36,13 +31,6 @@ def callboard(request: pytest.FixtureRequest, stacks: SharedStacks) -> Iterator[
 def many(request: pytest.FixtureRequest) -> int:
     """How much at once: a hundred on the real services."""
     return MANY if request.node.callspec.params["callboard"] == "rabbitmq" else ENOUGH
-
-
-@pytest.fixture
-async def client(callboard: Callboard) -> AsyncIterator[FrontClient]:
-    """A user of this test alone."""
-    async with callboard.client(fresh("user")) as client:
-        yield client
 
 
 def served(callboard: Callboard, text: str) -> list[Json]:
@@ -139,8 +127,9 @@ def started_in_order(log: list[Frame]) -> list[str]:
 
 async def lists(callboard: Callboard, attempts: int) -> bool:
     """Whether the only worker says that it runs so many."""
-    [worker] = await callboard.query("SELECT attempts FROM processes WHERE kind = 'worker'")
-    return len(json.loads(worker["attempts"])) == attempts
+    [worker] = callboard.of("worker")
+    [row] = await callboard.query("SELECT attempts FROM processes WHERE id LIKE $1", f"%-{worker.pid}-%")
+    return len(json.loads(row["attempts"])) == attempts
 
 
 async def test_a_hundred_crews_at_once_in_one_worker(callboard: Callboard, client: FrontClient, many: int) -> None:

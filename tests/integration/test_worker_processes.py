@@ -3,17 +3,17 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import psutil
 import pytest
 
 from callboard_runtime.embedded.paths import free_port
-from front_client import FrontClient, fresh
+from front_client import FrontClient
 from promises import check_run
-from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
-from stack import Callboard, Node, until
+from shared_stacks import SharedStacks
+from stack import Callboard, Node
+from waiting import until
 
 MANY = 20
 SLOTS = MANY // 2  # per process: it takes two of them
@@ -21,11 +21,6 @@ SLOW, SAID = "count to 60 at 50 ms", " ".join(map(str, range(1, 61)))
 OPEN = "SELECT process FROM run_attempts WHERE ended_at IS NULL"
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def stacks(pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +38,6 @@ def callboard(stack: Callboard) -> Iterator[Callboard]:
     stack.ensure(http=1, actors=1, worker=0)
     yield stack
     print(stack.logs())  # shown for a failed test only
-
-
-@pytest.fixture
-async def client(callboard: Callboard) -> AsyncIterator[FrontClient]:
-    async with callboard.client(fresh("user")) as client:
-        yield client
 
 
 @pytest.fixture

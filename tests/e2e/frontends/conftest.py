@@ -6,27 +6,15 @@ import pytest
 
 from e2e.frontends.pages import HERE, FrontEnds, need_node
 from front_client import FrontClient, fresh
-from services.session import Services
-from shared_stacks import SharedStacks, shared_stacks
-from stack import Callboard, Urls
+from shared_stacks import SharedStacks
+from stack import Callboard
 
 
 @pytest.fixture(scope="package")
-def private_stacks(
-    pytestconfig: pytest.Config, services: Services, tmp_path_factory: pytest.TempPathFactory
-) -> SharedStacks:
-    return shared_stacks(pytestconfig, tmp_path_factory.mktemp("stacks"), services)
-
-
-@pytest.fixture(scope="package")
-def stack(private_stacks: SharedStacks, services: Services) -> Iterator[Callboard]:
+def stack(stacks: SharedStacks) -> Iterator[Callboard]:
     need_node()
-    _ = private_stacks.zygote  # so that it is imported while the servers start
-    template = services.template()
-    urls = Urls(
-        template.databases.create(template.url), services.rabbit().create_vhost(), services.redis().next_database()
-    )
-    callboard = private_stacks.private("front-ends", urls, {"CALLBOARD_CONFIG__DIR": str(HERE / "config")})
+    _ = stacks.zygote  # so that it is imported while the servers start
+    callboard = stacks.private("front-ends", stacks.real(), {"CALLBOARD_CONFIG__DIR": str(HERE / "config")})
     callboard.ensure(http=2, actors=1, worker=1)
     yield callboard
     callboard.kill_all()
