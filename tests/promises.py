@@ -5,8 +5,9 @@ from decimal import Decimal
 from itertools import pairwise
 
 from front_client import TERMINAL, Frame, FrontClient, Json, Reader
-from stack import Callboard, until
+from stack import Callboard
 from unit.agui_verifier import verify
+from waiting import until
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 

@@ -15,10 +15,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,26 +30,13 @@ from callboard_runtime.embedded.paths import free_port
 from callboard_runtime.persistence.database import driver_arguments
 from canaries import PROVIDER_KEY
 from front_client import JWT_SECRET, FrontClient, Json
-from services.process import wait_until
+from waiting import wait_until
 
 KINDS = ("actors", "worker", "http")
 START_TIMEOUT = 90.0  # seconds; the machine may be busy
 _TESTS = Path(__file__).parent
 # The kernel ties a child to the thread that started it, so the zygote comes from one that ends with pytest.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="zygote-spawner")
-
-
-async def until(condition: Callable[[], Awaitable[object] | object], what: str, *, timeout: float = 60.0) -> Any:
-    """Wait until `condition`, a function or a coroutine function, gives something true, and return that."""
-    deadline = time.monotonic() + timeout
-    while True:
-        result = condition()
-        result = await result if isinstance(result, Awaitable) else result
-        if result:
-            return result
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout:g} s")
-        await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)

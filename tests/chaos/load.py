@@ -17,6 +17,7 @@ from callboard_runtime.broker import topology
 from front_client import RUNS, Answer, FrontClient, Json, Reader, fresh, run_input
 from promises import ENDED
 from stack import Callboard
+from waiting import until
 
 KINDS = ("talk", "talk", "crew", "publish", "press", "launch", "fail", "cancel")
 FAILURES = ("500 0", "429 0", "garbage 0", "disconnect 2", "hang 2", "hang 0")
@@ -85,7 +86,7 @@ class Load:
                     await self._take(client, turn)
             except (TimeoutError, AssertionError) as error:
                 turn.trouble = f"{type(error).__name__} while {turn.doing}: {str(error)[:200]} {turn.seen}"
-            await asyncio.sleep(self._chance.random() * 0.3)
+            await asyncio.sleep(self._chance.random() * 0.3)  # the user reads what was answered
 
     def _make(self, thread: str) -> Turn:
         kind, key, run = self._chance.choice(self._kinds), fresh("key"), fresh("run")
@@ -123,12 +124,14 @@ class Load:
         """Ask over the broker, which confirms; nobody waits for a reply, or asks again before it is there."""
         turn.doing, token = "publishing", client.headers["Authorization"]
         message = Message(json.dumps(turn.body).encode(), headers={"authorization": token}, delivery_mode=2)
+
+        async def is_there() -> bool:
+            return (await client._insist("GET", f"{RUNS}/{turn.run}")).status != 404
+
         async with asyncio.timeout(self._end_within):
-            while not await self._confirmed(message):  # noqa: ASYNC110 - another process's state
-                await asyncio.sleep(0.2)  # as long as the broker is away
+            await until(lambda: self._confirmed(message), "the broker", timeout=self._end_within)
             turn.published, turn.doing = True, "waiting for what was published"
-            while (await client._insist("GET", f"{RUNS}/{turn.run}")).status == 404:  # noqa: ASYNC110 - the same
-                await asyncio.sleep(0.2)  # between two looks
+            await until(is_there, "the run", timeout=self._end_within)
 
     async def _confirmed(self, message: Message) -> bool:
         with suppress(Exception):  # whatever it is, it is no confirmation
@@ -139,7 +142,7 @@ class Load:
         return False
 
     async def _cancel(self, client: FrontClient, turn: Turn) -> Answer:
-        await asyncio.sleep(self._chance.random() * 2)
+        await asyncio.sleep(self._chance.random() * 2)  # the user makes up their mind: at any moment of the run
         return await client._insist("POST", f"{RUNS}/{turn.run}/cancel")
 
     async def _read(self, client: FrontClient, turn: Turn) -> None:

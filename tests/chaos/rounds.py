@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +21,7 @@ from services import TcpProxy
 from services.postgres import Databases
 from services.session import Services
 from stack import Callboard, Urls, Zygote
+from waiting import until
 
 HERE = Path(__file__).parent
 SILENT_AFTER = 3.0  # seconds
@@ -123,12 +124,13 @@ class Installation:
         """Wait, within a bound, until nothing is left to do; what is left then is the checker's."""
         query = """SELECT (SELECT count(*) FROM runs WHERE user_id = $1 AND ended_at IS NULL)
                         + (SELECT count(*) FROM outbox WHERE user_id = $1 AND kind = 'wakeup') AS n"""
-        deadline = time.monotonic() + bound
-        while time.monotonic() < deadline:
+
+        async def nothing_left() -> bool:
             [row] = await self.callboard.query(query, load.user)
-            if not row["n"]:
-                return
-            await asyncio.sleep(0.3)  # between two looks at the database
+            return not row["n"]
+
+        with suppress(TimeoutError):
+            await until(nothing_left, timeout=bound)
 
 
 @asynccontextmanager

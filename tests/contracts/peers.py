@@ -76,10 +76,3 @@ async def scripted_actor(url: str, script: Script, *partitions: int) -> AsyncIte
         for queue in queues:
             await queue.consume(actor.take)
         yield actor
-
-
-async def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Wait until `condition()` is true."""
-    async with asyncio.timeout(patience):
-        while not condition():  # noqa: ASYNC110 - what is waited for is in another process or thread
-            await asyncio.sleep(0.01)

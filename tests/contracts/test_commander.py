@@ -23,8 +23,9 @@ from callboard_runtime.domain.commands import (
 from callboard_runtime.domain.ids import partition_of, utcnow
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.errors import StaleEpoch, Unavailable
-from contracts.peers import eventually, partition_queues, scripted_actor
+from contracts.peers import partition_queues, scripted_actor
 from services import TcpProxy
+from waiting import until
 
 SESSION = uuid.UUID(int=7)
 PARTITION = partition_of(SESSION)
@@ -171,7 +172,7 @@ async def test_a_command_is_never_sent_again_after_its_not_after(
         sending = asyncio.create_task(client.send(cancel, PATIENCE))
         await actor.until(1)
         await proxy.refuse()
-        await eventually(lambda: utcnow() > not_after)
+        await until(lambda: utcnow() > not_after)
         await proxy.accept()
         with pytest.raises(Unavailable, match="in time"):
             await sending

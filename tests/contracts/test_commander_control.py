@@ -10,8 +10,8 @@ import orjson
 
 from callboard_runtime.broker import topology
 from callboard_runtime.entry.control import ControlConsumer
-from contracts.peers import eventually
 from services import TcpProxy
+from waiting import until
 
 RUN = uuid.UUID(int=3)
 
@@ -34,7 +34,7 @@ async def test_a_process_hears_its_own_messages_and_no_others(broker_url: str) -
     mine = await ControlConsumer.connect(broker_url, "w1", lambda *told: heard.append(told))
     other = await ControlConsumer.connect(broker_url, "w2", lambda *told: others.append(told))
     await tell(broker_url, "w1", cancel(1), cancel(2))
-    await eventually(lambda: len(heard) == 2)
+    await until(lambda: len(heard) == 2)
     assert heard == [(RUN, 1), (RUN, 2)]
     assert others == []
     await mine.close()
@@ -45,7 +45,7 @@ async def test_what_cannot_be_read_is_ignored(broker_url: str) -> None:
     heard: list[tuple[uuid.UUID, int]] = []
     control = await ControlConsumer.connect(broker_url, "w1", lambda *told: heard.append(told))
     await tell(broker_url, "w1", b"{", b'{"type":"dance"}', b"\xff", cancel(3))
-    await eventually(lambda: heard)
+    await until(lambda: heard)
     assert heard == [(RUN, 3)]
     await control.close()
 
@@ -57,8 +57,8 @@ async def test_it_listens_again_after_a_frozen_connection_is_replaced(
     proxy = await tcp_proxy(broker_url)
     control = await ControlConsumer.connect(proxy.url(broker_url), "w1", lambda *told: heard.append(told))
     await proxy.disconnect_all()
-    await eventually(lambda: not control.connected)
-    await eventually(lambda: control.connected)
+    await until(lambda: not control.connected)
+    await until(lambda: control.connected)
     await tell(broker_url, "w1", cancel(4))
-    await eventually(lambda: heard)
+    await until(lambda: heard)
     await control.close()

@@ -21,10 +21,11 @@ from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import session_uuid
 from callboard_runtime.settings import IngressSettings, Settings
 from contracts.ingress_client import Integration, integration, run_input, token
-from contracts.peers import eventually, partition_queues
+from contracts.peers import partition_queues
 from integration.api_stage import Worker, frontend
 from integration.http_harness import USER, Front, headers, make_settings, serving
 from integration.real_actors import running_actors, with_actors
+from waiting import until
 
 RUNS = "/api/v1/agent/runs"
 
@@ -90,9 +91,11 @@ async def test_fifty_over_each_way_at_once_are_one_run(actors: None, front: Fron
 
 async def test_without_reply_to_a_run_is_accepted_all_the_same(actors: None, front: Front, app: Integration) -> None:
     await app.send(run_input(), reply_to=None)
-    async with asyncio.timeout(20):
-        while (await front.call("GET", f"{RUNS}/r1")).status != 200:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+    async def is_there() -> bool:
+        return (await front.call("GET", f"{RUNS}/r1")).status == 200
+
+    await until(is_there)
 
 
 async def test_the_header_picks_the_agent(actors: None, front: Front, app: Integration) -> None:
@@ -162,9 +165,10 @@ async def test_who_cannot_say_who_they_are_is_refused(
 
 
 async def eventually_empty(app: Integration) -> None:
-    async with asyncio.timeout(20):
-        while await app.waiting(topology.INGRESS_QUEUE):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    async def empty() -> bool:
+        return not await app.waiting(topology.INGRESS_QUEUE)
+
+    await until(empty)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +225,7 @@ async def test_a_request_is_held_until_an_actor_is_there(settings: Settings, cap
     caplog.set_level(logging.INFO, "callboard_http.ingress")
     async with serving(impatient(settings)), integration_of(settings) as app:
         reply = await app.send(run_input())
-        await eventually(lambda: "a request waits" in caplog.text)
+        await until(lambda: "a request waits" in caplog.text)
         assert not reply.done()
         async with running_actors(settings):
             answer = await asyncio.wait_for(reply, 20)
@@ -237,7 +241,7 @@ async def test_a_request_of_a_front_that_stops_is_answered_by_another(
         async with serving(impatient(settings)):
             app = await stack.enter_async_context(integration_of(settings))
             reply = await app.send(run_input())
-            await eventually(lambda: "a request waits" in caplog.text)
+            await until(lambda: "a request waits" in caplog.text)
         assert not reply.done()
         await stack.enter_async_context(running_actors(settings))
         await stack.enter_async_context(serving(settings))
@@ -255,7 +259,7 @@ async def test_a_full_queue_refuses_its_publisher(settings: Settings) -> None:
             sent = await asyncio.gather(*requests, return_exceptions=True)
             return any(isinstance(result, DeliveryError) for result in sent)
 
-        await eventually_async(refused)
+        await until(refused)
 
 
 async def test_too_many_runs_of_one_user_are_refused_and_of_all_are_held(settings: Settings, actors: None) -> None:
@@ -263,13 +267,13 @@ async def test_too_many_runs_of_one_user_are_refused_and_of_all_are_held(setting
     full = settings.model_copy(update={"http": http})
     async with serving(full) as front, integration_of(settings) as app:
         assert (await app.ask(run_input("r1"))).status == 202
-        await eventually_async(lambda: refused_with(front, "ada", 429))
+        await until(lambda: refused_with(front, "ada", 429))
         late = await app.ask(run_input("r2", thread="t2"))
         assert (late.status, late.json["code"]) == (429, "LIMIT_EXCEEDED")
         assert late.json["retry_after"] > 0
         theirs = {"authorization": token("bob")}
         assert (await app.ask(run_input("b1"), headers=theirs)).status == 202
-        await eventually_async(lambda: refused_with(front, "eve", 503))
+        await until(lambda: refused_with(front, "eve", 503))
         waiting = await app.send(run_input("e2"), headers={"authorization": token("eve")})
         assert (await app.ask({"run_id": "r1"}, key="cancel")).status == 202
         assert (await asyncio.wait_for(waiting, 20)).headers["status"] == 202
@@ -283,12 +287,6 @@ async def refused_with(front: Front, user: str, status: int) -> bool:
         return False
     assert int(answer.headers["Retry-After"]) > 0
     return answer.status == status
-
-
-async def eventually_async(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
 
 
 async def test_a_full_partition_is_503_with_retry_after_and_nothing_is_accepted(settings: Settings) -> None:

@@ -22,9 +22,10 @@ from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.ids import ClientId, partition_of, run_uuid, session_uuid
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.settings import EventsSettings
-from contracts.test_relay import Inbox, Stage, eventually, stage  # noqa: F401 - fixtures
+from contracts.test_relay import Inbox, Stage, stage  # noqa: F401 - fixtures
 from integration.actor_harness import USER, Actor, Worker, accept, actor, start
 from services import TcpProxy
+from waiting import until
 
 THREAD, RUN = "orders.2024/*#", "run-1"
 
@@ -69,14 +70,14 @@ async def test_an_announcement_reaches_its_subscribers_and_its_row_goes(stage: S
     assert message.timestamp is not None
     assert message.timestamp.isoformat() == item.payload["body"]["at"]
     assert message.headers == {"session_id": THREAD, "run_id": RUN, "user_id": USER}
-    await eventually(lambda: row_is_gone(stage, item))
+    await until(lambda: row_is_gone(stage, item))
 
 
 async def test_without_subscribers_the_row_goes_all_the_same(stage: Stage) -> None:  # noqa: F811
     relay = await stage.relay()
     item = await stage.outbox(announcement())
     relay.committed([item])
-    await eventually(lambda: row_is_gone(stage, item))
+    await until(lambda: row_is_gone(stage, item))
 
 
 async def test_many_are_published_once_each_in_order(stage: Stage) -> None:  # noqa: F811
@@ -104,7 +105,7 @@ async def test_announcements_wait_for_the_broker(stage: Stage) -> None:  # noqa:
         await stage.age(5)
         await proxy.accept()
         await inbox.until(1)
-        await eventually(lambda: row_is_gone(stage, item))
+        await until(lambda: row_is_gone(stage, item))
     assert {message.message_id for message in inbox.messages} == {item.payload["body"]["id"]}
 
 

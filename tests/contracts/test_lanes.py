@@ -12,8 +12,9 @@ from aio_pika.abc import AbstractQueue, DeliveryMode
 from callboard_runtime.broker import topology
 from callboard_runtime.domain.event_batch import EventBatch, EventId
 from callboard_runtime.stream.lanes import LanePublisher
-from contracts.peers import PATIENCE, eventually
+from contracts.peers import PATIENCE
 from services import TcpProxy
+from waiting import until
 
 SESSION, RUN = uuid.UUID(int=7), uuid.UUID(int=8)
 
@@ -68,12 +69,12 @@ async def test_without_readers_or_broker_a_batch_is_dropped_and_nothing_raises(
     batch = EventBatch(epoch=1, first_seq=1, lines=("{}",))
     await lanes.publish(SESSION, RUN, 1, batch, EventId(0, 0))
     await proxy.refuse()
-    await eventually(lambda: not lanes.connected)
+    await until(lambda: not lanes.connected)
     before = lanes.dropped
     await lanes.publish(SESSION, RUN, 1, batch, EventId(0, 0))
     assert lanes.dropped == before + 1
     await proxy.accept()
-    await eventually(lambda: lanes.connected)
+    await until(lambda: lanes.connected)
     await lanes.close()
 
 
@@ -84,6 +85,6 @@ async def _next(queue: AbstractQueue) -> aio_pika.abc.AbstractIncomingMessage:
         found.append(message)
 
     tag = await queue.consume(take, no_ack=True)
-    await eventually(lambda: found)
+    await until(lambda: found)
     await queue.cancel(tag, timeout=PATIENCE)
     return found[0]

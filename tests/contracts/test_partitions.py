@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import aio_pika
@@ -21,6 +21,7 @@ from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, Settings
 from services import TcpProxy
+from waiting import until
 
 PATIENCE = 40.0
 SOME = (3, 17, 42)  # partitions that carry commands
@@ -147,9 +148,10 @@ class World:
             assert first_seen == list(range(self._numbers[partition])), f"partition {partition}"
 
     async def until(self, query: str, holds: Callable[[list[tuple[object, ...]]], bool]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not holds(await self.rows(query)):  # noqa: ASYNC110 - the database tells nobody
-                await asyncio.sleep(0.05)
+        async def held() -> bool:
+            return holds(await self.rows(query))
+
+        await until(held, query, timeout=PATIENCE)
 
     async def owners(self) -> dict[int, tuple[str, int]]:
         rows = await self.rows("SELECT partition, owner, partition_epoch FROM partitions WHERE owner IS NOT NULL")
@@ -160,12 +162,6 @@ class World:
 async def world(broker_url: str, engine: AsyncEngine) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         yield World(broker_url, engine, stack)
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 async def test_a_partition_is_taken_when_its_first_command_arrives(world: World) -> None:
@@ -183,7 +179,7 @@ async def test_two_processes_share_and_each_keeps_the_order(world: World) -> Non
     async def settled() -> bool:
         return all([await item.consuming() for app in apps for item in app.partitions])
 
-    await eventually(settled)
+    await until(settled)
     await world.publish(5)
     await world.all_committed()
     favourites = assign(frozenset({"a", "b"}))
@@ -193,7 +189,7 @@ async def test_two_processes_share_and_each_keeps_the_order(world: World) -> Non
         await world.all_committed()
         return {p: owner for p, (owner, _) in (await world.owners()).items()} == {p: favourites[p] for p in SOME}
 
-    await eventually(with_favourites)
+    await until(with_favourites)
 
 
 async def test_a_newcomer_gets_its_share_while_commands_flow(world: World) -> None:
@@ -207,7 +203,7 @@ async def test_a_newcomer_gets_its_share_while_commands_flow(world: World) -> No
         await world.publish(5)
         return {p: owner for p, (owner, _) in (await world.owners()).items()} == {p: favourites[p] for p in SOME}
 
-    await eventually(moved)
+    await until(moved)
     await world.all_committed()
 
 
@@ -250,7 +246,7 @@ async def test_a_broken_connection_is_survived_in_order(world: World) -> None:
         async def back() -> bool:
             return app.connected and all([await item.consuming() for item in app.partitions])
 
-        await eventually(back)
+        await until(back)
         assert len(app.partitions) == PARTITIONS
 
 
@@ -280,7 +276,7 @@ async def test_a_consumer_that_the_broker_forgot_is_set_up_again(world: World) -
         except aio_pika.exceptions.ChannelNotFoundEntity:
             return False
 
-    await eventually(consumed)
+    await until(consumed)
     await world.publish(3)
     await world.all_committed()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -27,8 +27,8 @@ from callboard_runtime.settings import ActorSettings, Settings
 from callboard_runtime.stream.lanes import LanePublisher
 from callboard_runtime.stream.tail import TailStore
 from services import TcpProxy
+from waiting import until
 
-PATIENCE = 20.0
 ME, OTHER = "actors-me", "actors-other"
 
 
@@ -172,7 +172,7 @@ class Inbox:
         return inbox
 
     async def until(self, count: int) -> list[AbstractIncomingMessage]:
-        await eventually(lambda: _true(len(self.messages) >= count))
+        await until(lambda: len(self.messages) >= count)
         return self.messages
 
     @property
@@ -181,19 +181,9 @@ class Inbox:
         return [message.headers["id"] for message in self.messages]
 
 
-async def _true(value: bool) -> bool:
-    return value
-
-
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 def task_of(item: OutboxItem) -> str:
@@ -222,7 +212,7 @@ async def test_a_committed_wakeup_is_sent_from_memory_and_noted(stage: Stage) ->
     assert inbox.tasks == [task_of(item)]
     assert orjson.loads(message.body)[0] == [str(item.session_id), str(item.run_id), "1"]
     query = "SELECT count(*) FROM outbox WHERE id = :i AND sends = 1 AND due_at > now()"
-    await eventually(lambda: stage.scalar(query, i=item.id))
+    await until(lambda: stage.scalar(query, i=item.id))
 
 
 async def test_a_wakeup_that_its_process_forgot_is_sent_by_another(stage: Stage) -> None:
@@ -263,7 +253,7 @@ async def test_an_unclaimed_wakeup_is_sent_again_with_growing_pauses(stage: Stag
     for sends in (1, 2, 3):
         await inbox.until(sends)
         query = "SELECT extract(epoch FROM due_at - now()) FROM outbox WHERE id = :i AND sends = :n"
-        await eventually(lambda q=query, n=sends: stage.scalar(q, i=item.id, n=n))
+        await until(lambda q=query, n=sends: stage.scalar(q, i=item.id, n=n))
         pauses.append(float(await stage.scalar(query, i=item.id, n=sends)))
         await stage.age(pauses[-1])
     assert inbox.tasks[:3] == [task_of(item)] * 3
@@ -284,7 +274,7 @@ async def test_wakeups_are_bounded_by_free_slots_and_fair_between_users(stage: S
     await stage.claim(sent[0], "w1")
     # Several looks at the table later the claimed one still holds its slot, and so do the two unclaimed ones.
     rounds = relay._ticks  # pyright: ignore[reportPrivateUsage]
-    await eventually(lambda: _true(relay._ticks > rounds + 3))  # pyright: ignore[reportPrivateUsage]
+    await until(lambda: relay._ticks > rounds + 3)  # pyright: ignore[reportPrivateUsage]
     assert len(inbox.tasks) == 3
     await stage.execute("UPDATE runs SET status = 'succeeded' WHERE id = :r", r=sent[0].run_id)
     await inbox.until(4)
@@ -321,7 +311,7 @@ async def test_events_reach_tail_and_lane_in_order_and_the_row_goes(stage: Stage
     first, last = await lane.until(2)
     assert first.body.decode().split("\n") == list(middle.lines)
     assert (last.headers[topology.H_CLOSING], last.headers[topology.H_PREVIOUS]) == (True, "3-3")
-    await eventually(lambda: _gone(stage, items))
+    await until(lambda: _gone(stage, items))
     kept = await stage.tail.read(run.session_id, EventId(3, 0), 3)
     assert kept is not None
     assert kept.lines == (*shown.lines, *middle.lines, *end.lines)
@@ -336,7 +326,7 @@ async def test_events_that_a_dead_process_left_are_published_from_the_log(stage:
     await stage.relay()
     arrived = await lane.until(3)
     assert [message.body.decode() for message in arrived[:3]] == [line for part in parts for line in part.lines]
-    await eventually(lambda: _gone(stage, items))
+    await until(lambda: _gone(stage, items))
 
 
 async def test_events_go_without_redis(stage: Stage, postgres_url: str) -> None:
@@ -347,7 +337,7 @@ async def test_events_go_without_redis(stage: Stage, postgres_url: str) -> None:
     item = await stage.events(run, batch(1, 1, [{"type": "RUN_FINISHED"}]), EventId(0, 0), closing=True)
     relay.committed([item])
     await lane.until(1)
-    await eventually(lambda: _gone(stage, [item]))
+    await until(lambda: _gone(stage, [item]))
     await stage.tail.close()
 
 
@@ -364,7 +354,7 @@ async def test_a_poke_and_a_control_message(stage: Stage) -> None:
     (poked,), (message,) = await lane.until(1), await control.until(1)
     assert (poked.body, poked.headers[topology.H_FIRST]) == (b"", 0)
     assert orjson.loads(message.body) == {"type": "cancel", "run_id": str(run.run_id), "epoch": 4}
-    await eventually(lambda: _gone(stage, [poke, told, unheard]))
+    await until(lambda: _gone(stage, [poke, told, unheard]))
 
 
 async def test_nothing_is_lost_while_the_broker_is_away(stage: Stage) -> None:
@@ -378,7 +368,7 @@ async def test_nothing_is_lost_while_the_broker_is_away(stage: Stage) -> None:
         told = await stage.outbox(OutboxItem(uuid.uuid4(), "control", *ids, cancel))
         await proxy.refuse()
         relay.committed([item, told])
-        await eventually(lambda: _true(len(relay.dispatcher.waiting) == 1))
+        await until(lambda: len(relay.dispatcher.waiting) == 1)
         await stage.age(5)
         await proxy.accept()
         await inbox.until(1)

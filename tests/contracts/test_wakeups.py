@@ -8,8 +8,7 @@ import os
 import sys
 import uuid
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aio_pika
@@ -21,13 +20,10 @@ from callboard_runtime.domain.ids import task_id
 from callboard_runtime.entry.celery_app import bind, create_celery
 from callboard_runtime.entry.wakeup import RESUME_TASK, RUN_TASK, wakeup_message
 from callboard_runtime.settings import ActorSettings, Settings
-from contracts.peers import eventually as soon
+from waiting import until
 
 TESTS = Path(__file__).parents[1]
 PATIENCE = 60.0  # seconds; a worker is a process that first imports much
-
-
-eventually = partial(soon, patience=PATIENCE)
 
 
 class Worker:
@@ -78,7 +74,7 @@ async def wake(url: str, *wakeups: tuple[uuid.UUID, uuid.UUID, int]) -> None:
 async def test_a_worker_is_woken_with_ids_under_the_legs_task_id(broker_url: str, worker: Worker) -> None:
     session, run = uuid.uuid4(), uuid.uuid4()
     await wake(broker_url, (session, run, 1), (session, run, 2))
-    await eventually(lambda: len(worker.seen()) == 2)
+    await until(lambda: len(worker.seen()) == 2)
     assert worker.seen() == [
         [RESUME_TASK, task_id(run, 2), str(session), str(run), "2"],
         [RUN_TASK, task_id(run, 1), str(session), str(run), "1"],
@@ -87,8 +83,8 @@ async def test_a_worker_is_woken_with_ids_under_the_legs_task_id(broker_url: str
 
 async def test_a_wakeup_is_acknowledged_when_it_starts_not_when_it_ends(broker_url: str, worker: Worker) -> None:
     await wake(broker_url, (uuid.uuid4(), uuid.uuid4(), 1))
-    await eventually(worker.seen)
-    await eventually_in_thread(lambda: _all_acknowledged(broker_url))
+    await until(worker.seen)
+    await until(lambda: asyncio.to_thread(_all_acknowledged, broker_url))
     # The task is held. With its connection, all that it had not acknowledged would come back.
     async with await aio_pika.connect(broker_url) as connection:
         worker.kill()
@@ -102,12 +98,12 @@ async def test_the_worker_may_start_before_the_actors_have_declared_anything(bro
     async with await aio_pika.connect(broker_url) as connection, asyncio.timeout(PATIENCE):
         await _until_declared(connection)
     await wake(broker_url, (uuid.uuid4(), uuid.uuid4(), 1))
-    await eventually(worker.seen)
+    await until(worker.seen)
 
 
 async def test_a_worker_declares_no_queues_for_delayed_tasks(broker_url: str, worker: Worker) -> None:
     await wake(broker_url, (uuid.uuid4(), uuid.uuid4(), 1))
-    await eventually(worker.seen)
+    await until(worker.seen)
     async with await aio_pika.connect(broker_url) as connection:
         channel = await connection.channel()
         with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
@@ -127,16 +123,12 @@ def _all_acknowledged(url: str) -> bool:
     return bool(tasks) and all(task["acknowledged"] for task in tasks)
 
 
-async def eventually_in_thread(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await asyncio.to_thread(condition):
-            pass
-
-
 async def _until_without_consumer(channel: aio_pika.abc.AbstractChannel) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while (await channel.declare_queue(topology.WORKER_QUEUE, passive=True)).declaration_result.consumer_count:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    async def nobody_consumes() -> bool:
+        queue = await channel.declare_queue(topology.WORKER_QUEUE, passive=True)
+        return not queue.declaration_result.consumer_count
+
+    await until(nobody_consumes, timeout=PATIENCE)
 
 
 async def _until_declared(connection: aio_pika.abc.AbstractConnection) -> None:

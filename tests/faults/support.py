@@ -11,7 +11,8 @@ from callboard_runtime.entry.wakeup import wakeup_message
 from front_client import FrontClient, Json, Reader, fresh
 from model_server import ANSWER, INPUT_TOKENS, OUTPUT_TOKENS, ModelServer
 from promises import check_run
-from stack import Callboard, Node, until
+from stack import Callboard, Node
+from waiting import until
 
 RUNS = 3
 

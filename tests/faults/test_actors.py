@@ -9,7 +9,8 @@ from faults.support import attempts, check_calls, owner
 from front_client import Answer, FrontClient, fresh, run_input
 from model_server import ANSWER, ModelServer
 from promises import check_run
-from stack import Callboard, until
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 

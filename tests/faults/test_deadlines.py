@@ -15,7 +15,8 @@ from promises import check_run, ended
 from services.postgres import Databases
 from services.session import Services
 from shared_stacks import SharedStacks
-from stack import Callboard, Urls, until
+from stack import Callboard, Urls
+from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -9,9 +9,9 @@ import pytest
 
 from front_client import FrontClient, fresh
 from promises import check_run
-from services.process import until as until_sync
 from shared_stacks import SharedStacks
-from stack import Callboard, until
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -42,7 +42,7 @@ async def test_a_service_is_killed(embedded: Callboard, user: FrontClient, stack
     await until(lambda: all(len(reader.text.split()) >= 5 for reader, _ in following), "answers under way")
     victim = stacks.embedded_child(service)
     victim.kill()
-    await until_sync(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE, "its end", timeout=20)
+    await until(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE, "its end", timeout=20)
     for run, (reader, task) in zip(runs, following, strict=True):
         await asyncio.wait_for(task, 90)
         await check_run(embedded, user, run, readers=[reader], text=ANSWER)

@@ -10,7 +10,8 @@ from faults.support import attempts, check_calls, holder, idle
 from front_client import RUNS, SESSIONS, FrontClient, Reader, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run, ended
-from stack import Callboard, until
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -17,7 +17,8 @@ from faults.test_tools import check_legs, interrupts, resume, status
 from front_client import FrontClient, Json, fresh
 from model_server import ANSWER, INPUT_TOKENS, OUTPUT_TOKENS, ModelServer
 from promises import check_reader, ended
-from stack import Callboard, until
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 

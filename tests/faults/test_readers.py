@@ -14,8 +14,9 @@ from faults.support import holder
 from front_client import TERMINAL, Frame, FrontClient, NothingFollows, Withdrawn, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run, of_run, without_leading_closings
-from stack import Callboard, until
+from stack import Callboard
 from unit.agui_verifier import verify
+from waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 

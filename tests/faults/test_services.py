@@ -10,7 +10,8 @@ from front_client import FrontClient, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run
 from services import PostgresServer, RabbitServer, RedisServer
-from stack import Callboard, until
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -10,8 +10,9 @@ from faults.support import check_calls, holder
 from front_client import RUNS, TERMINAL, Answer, Frame, FrontClient, Json, Reader, fresh
 from model_server import ANSWER, ModelServer
 from promises import ENDED, check_messages, check_numbering, check_usage, ended
-from stack import Callboard, until
+from stack import Callboard
 from unit.agui_verifier import verify
+from waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -20,7 +20,8 @@ from promises import check_run, ended
 from services.postgres import Databases
 from services.session import Services
 from shared_stacks import SharedStacks
-from stack import Callboard, Urls, Zygote, until
+from stack import Callboard, Urls, Zygote
+from waiting import until
 
 FORMER, ITS_SCHEMA = "6a12fc8d5cec", "0002"
 ROOT = HERE.parents[1]

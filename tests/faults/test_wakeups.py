@@ -9,7 +9,8 @@ from faults.support import Wakeups, attempts, check_calls, idle
 from front_client import FrontClient, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run
-from stack import Callboard, until
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 

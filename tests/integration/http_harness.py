@@ -285,10 +285,3 @@ async def backstage(settings: Settings) -> AsyncIterator[Backstage]:
         await lanes.close()
         await tail.close()
         await engine.dispose()
-
-
-async def eventually(condition: Any) -> None:
-    """Wait until `condition()` is true."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - the conditions are other components' states
-            await asyncio.sleep(0.01)

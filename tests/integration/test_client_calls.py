@@ -36,7 +36,7 @@ from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.persistence import tables as t
 from callboard_runtime.settings import HttpSettings, Settings
 from services import TcpProxy
-from stack import until
+from waiting import until
 
 from .http_harness import USER, Backstage, Front, backstage, delta, headers, make_settings, serving
 from .real_actors import running_actors, with_actors

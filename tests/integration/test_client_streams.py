@@ -31,13 +31,13 @@ from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.persistence import tables as t
 from callboard_runtime.settings import AuthSettings, Settings
 from services import TcpProxy
+from waiting import until
 
 from .http_harness import (
     Backstage,
     Front,
     Leg,
     delta,
-    eventually,
     finished,
     headers,
     serving,
@@ -61,7 +61,7 @@ async def collect(stream: EventStream) -> list[Event]:
 
 
 async def listening(front: Front) -> None:
-    await eventually(lambda: len(front.app[DEPS].streams) == 1 and front.app[SERVICES].sources.hub.connected)
+    await until(lambda: len(front.app[DEPS].streams) == 1 and front.app[SERVICES].sources.hub.connected)
 
 
 async def played(stage: Backstage, words: int) -> Leg:
@@ -169,7 +169,7 @@ async def test_a_front_that_goes_away_and_comes_back(settings: Settings, stage: 
             reading = asyncio.create_task(collect(stream))
             await listening(first)
             await stage.emit(leg, delta("before"))
-            await eventually(lambda: stream.last_id == (1, 2))
+            await until(lambda: stream.last_id == (1, 2))
             await proxy.refuse()
             await stage.emit(leg, delta("meanwhile"))
             await stage.close(leg)
@@ -185,10 +185,10 @@ async def test_a_draining_front_sends_its_readers_elsewhere(settings: Settings, 
         stream = client.events("r1")
         reading = asyncio.create_task(collect(stream))
         await listening(running)
-        await eventually(lambda: stream.last_id == (1, 1))
+        await until(lambda: stream.last_id == (1, 1))
         streams = running.app[DEPS].streams
         await streams.drain()
-        await eventually(lambda: stream.connections > 1)
+        await until(lambda: stream.connections > 1)
         streams.draining = False
         await stage.close(leg)
         assert [event.data for event in await reading] == leg.sent
@@ -219,9 +219,9 @@ async def test_a_silent_connection_is_replaced(front: Front, stage: Backstage, t
     async with client_of(proxy.url(front.url)) as client:
         stream = client.events("r1", silence=0.8)
         reading = asyncio.create_task(collect(stream))
-        await eventually(lambda: stream.last_id == (1, 1))
+        await until(lambda: stream.last_id == (1, 1))
         proxy.pause()
-        await eventually(lambda: stream.connections > 1)
+        await until(lambda: stream.connections > 1)
         await proxy.disconnect_all()
         proxy.resume()
         await stage.close(leg)
@@ -251,7 +251,7 @@ async def test_a_takeover_is_followed_into_its_epoch(front: Front, stage: Backst
         await stage.emit(leg, {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"})
         await stage.commit(leg)
         await stage.emit(leg, delta("never committed"))
-        await eventually(lambda: stream.last_id == (1, 3))
+        await until(lambda: stream.last_id == (1, 3))
         end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
         await stage.begin(leg, 2, end, {"type": "MESSAGES_SNAPSHOT", "messages": []})
         await stage.close(leg)
@@ -271,7 +271,7 @@ async def test_a_snapshot_stands_for_what_led_to_it(front: Front, stage: Backsta
     async with client_of(front.url) as client:
         stream = client.events("r1", snapshot=True)
         reading = asyncio.create_task(collect(stream))
-        await eventually(lambda: stream.last_id == (1, 3))
+        await until(lambda: stream.last_id == (1, 3))
         stream.disconnect()
         await stage.emit(leg, delta(" and on"), {"type": "TEXT_MESSAGE_END", "messageId": "m1"})
         await stage.close(leg)

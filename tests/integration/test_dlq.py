@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from functools import partial
@@ -18,6 +17,7 @@ from callboard_runtime.broker.topology_setup import declare, declare_ingress
 from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.settings import ActorSettings, IngressSettings, Settings
 from command_line import AsyncRun, async_runner
+from waiting import until
 
 SESSION = "5c3f7dd6-8cc9-5b84-a6a5-1f2b0b9d7f11"
 PARTITION = topology.partition_queue(7)
@@ -70,9 +70,10 @@ async def reject(channel: AbstractChannel, queue: str, count: int = 1) -> None:
 
 
 async def until_dead(channel: AbstractChannel, count: int) -> None:
-    async with asyncio.timeout(20):
-        while await ready(channel, topology.DEAD_QUEUE) != count:  # noqa: ASYNC110 - the broker's state
-            await asyncio.sleep(0.02)
+    async def dead() -> bool:
+        return await ready(channel, topology.DEAD_QUEUE) == count
+
+    await until(dead, f"{count} dead letters", timeout=20)
 
 
 async def ready(channel: AbstractChannel, queue: str) -> int:

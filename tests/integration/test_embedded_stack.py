@@ -18,7 +18,7 @@ import redis.asyncio as redis_client
 from callboard_runtime.embedded.errors import ChildFailed, EmbeddedError
 from callboard_runtime.embedded.stack import EmbeddedStack
 from callboard_runtime.embedded.supervisor import RestartPolicy
-from services.process import until, wait_until
+from waiting import until, wait_until
 
 PATIENT = RestartPolicy(first=0.05, most=0.5, attempts=20)
 

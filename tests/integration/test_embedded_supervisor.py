@@ -12,7 +12,7 @@ import pytest
 
 from callboard_runtime.embedded.errors import ChildFailed
 from callboard_runtime.embedded.supervisor import ChildSpec, RestartPolicy, Supervisor
-from services.process import until
+from waiting import until
 
 QUICK = RestartPolicy(first=0.01, most=0.05, attempts=3)
 

@@ -25,9 +25,9 @@ from callboard_runtime.settings import Settings
 from flow_packages import flow_packages
 from front_client import fresh
 from model_server import ANSWER, INPUT_TOKENS, ModelServer
-from stack import until
 from unit.agui_verifier import verify
 from unit.docs_pages import ROOT, blocks
+from waiting import until
 
 FLOWS_PAGE = ROOT / "docs" / "flows.md"
 CONFIG = Path(__file__).parent / "flow_config"

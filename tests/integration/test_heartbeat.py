@@ -14,6 +14,7 @@ from callboard_runtime.persistence import migrate
 from callboard_runtime.persistence.database import connect, create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from services import PostgresServer
+from waiting import until
 
 PATIENCE = 30.0
 
@@ -34,14 +35,13 @@ async def rows(url: str) -> list[Mapping[str, Any]]:
         return [dict(row) for row in found.mappings()]
 
 
-async def until(url: str, wanted: Any) -> Mapping[str, Any]:
+async def until_row(url: str, wanted: Any) -> Mapping[str, Any]:
     """Wait until a row fulfils `wanted`."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            for row in await rows(url):
-                if wanted(row):
-                    return row
-            await asyncio.sleep(0.05)
+
+    async def found() -> Mapping[str, Any] | None:
+        return next((row for row in await rows(url) if wanted(row)), None)
+
+    return await until(found, "a row", timeout=PATIENCE)
 
 
 async def test_a_process_is_listed_with_its_slots_and_attempts(postgres_url: str, beats: list[Heartbeat]) -> None:
@@ -51,11 +51,11 @@ async def test_a_process_is_listed_with_its_slots_and_attempts(postgres_url: str
     )
     beats.append(heartbeat)
     heartbeat.start()
-    row = await until(postgres_url, lambda row: row["slots"] == 3)
+    row = await until_row(postgres_url, lambda row: row["slots"] == 3)
     assert (row["id"], row["kind"], row["attempts"]) == ("w1", "worker", [str(attempts[0])])
     slots[0], attempts[:] = 2, []
     heartbeat.nudge()
-    row = await until(postgres_url, lambda row: row["slots"] == 2)
+    row = await until_row(postgres_url, lambda row: row["slots"] == 2)
     assert row["attempts"] == []
     assert row["again"], "the database's clock goes on with every beat"
 
@@ -65,10 +65,10 @@ async def test_a_nudge_does_not_wait_for_the_interval(postgres_url: str, beats: 
     heartbeat = Heartbeat(postgres_url, "w1", "worker", interval=3600, slots=lambda: slots[0])
     beats.append(heartbeat)
     heartbeat.start()
-    await until(postgres_url, lambda row: row["slots"] == 1)
+    await until_row(postgres_url, lambda row: row["slots"] == 1)
     slots[0] = 7
     heartbeat.nudge()
-    await until(postgres_url, lambda row: row["slots"] == 7)
+    await until_row(postgres_url, lambda row: row["slots"] == 7)
 
 
 async def test_a_stopped_process_leaves_the_list(postgres_url: str) -> None:
@@ -84,8 +84,8 @@ async def test_two_processes_do_not_disturb_each_other(postgres_url: str, beats:
     for name in ("a", "b"):
         beats.append(Heartbeat(postgres_url, name, "http", interval=0.3))
         beats[-1].start()
-    await until(postgres_url, lambda row: row["id"] == "b")
-    await until(postgres_url, lambda row: row["id"] == "a")
+    await until_row(postgres_url, lambda row: row["id"] == "b")
+    await until_row(postgres_url, lambda row: row["id"] == "a")
     await asyncio.to_thread(beats[0].stop)
     assert [row["id"] for row in await rows(postgres_url)] == ["b"]
 
@@ -98,9 +98,7 @@ async def test_a_database_that_is_away_at_first_is_found_later(
     heartbeat = Heartbeat(private_postgres.url, "w1", "worker", interval=0.3)
     beats.append(heartbeat)
     heartbeat.start()
-    async with asyncio.timeout(PATIENCE):
-        while "no heartbeat" not in caplog.text:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until(lambda: "no heartbeat" in caplog.text, timeout=PATIENCE)
     assert not heartbeat.wait_first(0)
     private_postgres.start()
     assert await asyncio.to_thread(heartbeat.wait_first, PATIENCE)
@@ -112,8 +110,8 @@ async def test_it_outlasts_a_restart_of_the_database(private_postgres: PostgresS
     heartbeat = Heartbeat(private_postgres.url, "w2", "worker", interval=0.3, slots=lambda: slots[0])
     beats.append(heartbeat)
     heartbeat.start()
-    await until(private_postgres.url, lambda row: row["slots"] == 1)
+    await until_row(private_postgres.url, lambda row: row["slots"] == 1)
     private_postgres.kill()
     private_postgres.start()
     slots[0] = 5
-    await until(private_postgres.url, lambda row: row["slots"] == 5)
+    await until_row(private_postgres.url, lambda row: row["slots"] == 5)

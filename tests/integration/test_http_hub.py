@@ -15,8 +15,9 @@ from callboard_runtime.domain.ids import lane_of
 from callboard_runtime.embedded.amqp import EmbeddedBroker
 from callboard_runtime.stream.lanes import LanePublisher
 from services import TcpProxy
+from waiting import until
 
-from .http_harness import delta, eventually
+from .http_harness import delta
 
 LIMIT = 10_000
 
@@ -72,7 +73,7 @@ async def test_a_subscription_gets_its_leg_in_order_and_nothing_else(hub: EventH
         await send(lanes, same_session, seq)
         await send(lanes, same_run, seq)
         await send(lanes, mine, seq, closing=seq == 5)
-    await eventually(lambda: subscription.newest == (2, 5) and other.newest == (2, 5))
+    await until(lambda: subscription.newest == (2, 5) and other.newest == (2, 5))
     taken = [subscription.take() for _ in range(5)]
     assert [chunk and (chunk.first, chunk.previous, chunk.closing) for chunk in taken] == [
         (seq, EventId(2, seq - 1), seq == 5) for seq in range(1, 6)
@@ -86,7 +87,7 @@ async def test_too_much_is_dropped_whole_and_left_to_the_log(hub: EventHub, lane
     subscription = await listen(hub, leg, limit=150)
     for seq in range(1, 4):
         await send(lanes, leg, seq, "y" * 40)
-    await eventually(lambda: subscription.newest == (2, 3))
+    await until(lambda: subscription.newest == (2, 3))
     assert subscription.look
     left = list(iter(subscription.take, None))
     assert all(chunk.first > 1 for chunk in left)
@@ -97,17 +98,17 @@ async def test_a_poke_reaches_every_reader_of_the_session(hub: EventHub, lanes: 
     readers = [await listen(hub, key(session)) for _ in range(3)]
     stranger = await listen(hub, key())
     await lanes.poke(session)
-    await eventually(lambda: all(reader.look for reader in readers))
+    await until(lambda: all(reader.look for reader in readers))
     assert not stranger.look
 
 
 async def test_an_idle_lane_is_unbound_and_bound_again(hub: EventHub, lanes: LanePublisher):
     leg = key()
     hub.remove(await listen(hub, leg))
-    await eventually(lambda: lane_of(leg.session_id) not in hub._lanes)
+    await until(lambda: lane_of(leg.session_id) not in hub._lanes)
     again = await listen(hub, leg)
     await send(lanes, leg, 1)
-    await eventually(lambda: again.newest == (2, 1))
+    await until(lambda: again.newest == (2, 1))
 
 
 async def test_after_a_cut_every_lane_is_bound_again_and_every_reader_looks(
@@ -118,10 +119,10 @@ async def test_after_a_cut_every_lane_is_bound_again_and_every_reader_looks(
     await proxy.disconnect_all()
     late = key()
     readers.append(await listen(hub, late))  # while nobody knows whether the broker is there
-    await eventually(lambda: hub.connected and all(reader.look for reader in readers[:8]))
+    await until(lambda: hub.connected and all(reader.look for reader in readers[:8]))
     for leg in (*legs, late):
         await send(lanes, leg, 1)
-    await eventually(lambda: all(reader.newest == (2, 1) for reader in readers))
+    await until(lambda: all(reader.newest == (2, 1) for reader in readers))
 
 
 async def test_a_hub_without_its_broker_waits_for_it(broker_url: str, proxy: TcpProxy, lanes: LanePublisher):
@@ -132,11 +133,11 @@ async def test_a_hub_without_its_broker_waits_for_it(broker_url: str, proxy: Tcp
     leg = key()
     subscription = await listen(hub, leg)
     await proxy.accept()
-    await eventually(lambda: hub.connected)
+    await until(lambda: hub.connected)
     assert subscription.look
     assert subscription.newest == ORIGIN
     await send(lanes, leg, 1)
-    await eventually(lambda: subscription.newest == (2, 1))
+    await until(lambda: subscription.newest == (2, 1))
     await hub.close()
 
 
@@ -150,7 +151,7 @@ async def test_a_silent_broker_keeps_no_reader_from_the_log(
         subscription = await listen(hub, mine)
     subscription.look = False
     proxy.resume()
-    await eventually(lambda: subscription.look)  # now that it is bound: what was published before went past
+    await until(lambda: subscription.look)  # now that it is bound: what was published before went past
     async with asyncio.timeout(20):
         while subscription.newest != (2, 1):
             await send(lanes, mine, 1)

@@ -16,6 +16,7 @@ from callboard_runtime.domain.state_snapshot import ActiveRun, PendingToolCall, 
 from callboard_runtime.persistence import tables as t
 from callboard_runtime.settings import Settings
 from unit.agui_page import Page
+from waiting import until
 
 from .http_harness import (
     Backstage,
@@ -24,7 +25,6 @@ from .http_harness import (
     Leg,
     delta,
     events,
-    eventually,
     finished,
     headers,
     make_settings,
@@ -215,7 +215,7 @@ async def test_a_paused_run_names_what_is_still_open(front: Front, stage: Backst
 async def test_a_run_that_waits_for_a_worker_is_streamed_from_its_start(front: Front, stage: Backstage):
     leg = await stage.add_run()
     async with front.stream(EVENTS) as response:
-        await eventually(lambda: len(front.app[DEPS].streams) == 1)
+        await until(lambda: len(front.app[DEPS].streams) == 1)
         await stage.begin(leg)
         await stage.close(leg)
         assert await events(response) == numbered(1, 1, [started(), finished()])
@@ -271,7 +271,7 @@ async def test_somebody_elses_thread_is_an_unknown_one(front: Front, stage: Back
 async def test_a_thread_whose_run_is_at_work_is_followed_to_its_end(front: Front, stage: Backstage):
     leg = await speaking(stage)
     following = asyncio.create_task(reattached(front))
-    await eventually(lambda: len(front.app[DEPS].streams) == 1)
+    await until(lambda: len(front.app[DEPS].streams) == 1)
     await stage.emit(leg, delta("three"), TEXT_END)
     await stage.close(leg)
     shown = await following

@@ -15,6 +15,7 @@ from callboard_runtime.domain.event_batch import EventId
 from callboard_runtime.persistence import tables as t
 from callboard_runtime.settings import Settings
 from services import TcpProxy
+from waiting import until
 
 from .http_harness import (
     Backstage,
@@ -22,7 +23,6 @@ from .http_harness import (
     Leg,
     delta,
     events,
-    eventually,
     finished,
     frames,
     headers,
@@ -37,7 +37,7 @@ EVENTS = "/api/v1/agent/runs/r1/events?from=start"
 
 async def listening(front: Front, count: int = 1) -> None:
     """Wait until so many streams are open and bound to their lanes."""
-    await eventually(lambda: len(front.app[DEPS].streams) == count and front.app[SERVICES].sources.hub.connected)
+    await until(lambda: len(front.app[DEPS].streams) == count and front.app[SERVICES].sources.hub.connected)
 
 
 async def played(stage: Backstage, deltas: int = 4) -> Leg:
@@ -399,10 +399,10 @@ async def test_a_front_that_lost_the_broker_reads_the_log_and_comes_back(
         await events(response, 1)
         hub = front.app[SERVICES].sources.hub
         await proxy.disconnect_all()
-        await eventually(lambda: not hub.connected)
+        await until(lambda: not hub.connected)
         await stage.emit(leg, delta("went past"))
         assert await events(response, 1) == numbered(1, 2, [delta("went past")])
-        await eventually(lambda: hub.connected)
+        await until(lambda: hub.connected)
         await stage.emit(leg, delta("live again"), tail=False)
         await stage.close(leg)
         assert await events(response) == numbered(1, 3, [delta("live again"), finished()])

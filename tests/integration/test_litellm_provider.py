@@ -31,6 +31,7 @@ from callboard_runtime.llm.provider import Target
 from callboard_runtime.llm.request import Request
 from callboard_runtime.llm.setup import close_clients
 from callboard_runtime.settings import LlmSettings
+from waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai")
 KEY = "sk-canary-0123456789abcdef"
@@ -279,8 +280,7 @@ async def test_any_provider_can_be_pointed_at_a_server(server: str, kind: str) -
 async def test_the_limit_on_requests_at_once_holds(server: str) -> None:
     narrow = LlmSettings(timeout=20, first_token_timeout=20, concurrency=1)
     first = asyncio.create_task(request(server, "hang", narrow, "hosted_vllm")[0].run())
-    while not await _count(server, "hang"):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: _count(server, "hang"))
     second = asyncio.create_task(request(server, "ok", narrow, "hosted_vllm")[0].run())
     done, _ = await asyncio.wait({second}, timeout=0.2)
     assert not done
@@ -291,8 +291,7 @@ async def test_the_limit_on_requests_at_once_holds(server: str) -> None:
 async def test_a_cancelled_request_closes_its_connection(server: str) -> None:
     made, screen = request(server, "stall")
     task = asyncio.create_task(made.run())
-    while not screen.shown:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: screen.shown)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

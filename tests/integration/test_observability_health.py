@@ -21,7 +21,7 @@ from callboard_runtime.errors import SettingsError
 from callboard_runtime.observe import endpoint, health
 from callboard_runtime.settings import MetricsSettings, Settings
 from services.proxy import TcpProxy
-from stack import until
+from waiting import until
 
 Answer = tuple[int, dict[str, Any]]
 

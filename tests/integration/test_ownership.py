@@ -27,6 +27,7 @@ from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
 from integration.actor_harness import accept
 from services import TcpProxy
+from waiting import until
 
 PATIENCE = 30.0
 SESSION = accept("r").session_id
@@ -103,12 +104,6 @@ async def world(postgres_url: str, redis_url: str, redis_prefix: str, embedded_a
         yield World(settings, engine, commands, stack)
 
 
-async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
 async def test_a_command_is_answered_and_the_partition_has_its_owner(world: World) -> None:
     process = await world.process()
     assert (await world.accept(1)).run_id == "r1"
@@ -130,7 +125,7 @@ async def test_acceptance_keeps_its_order_through_a_hand_over(world: World) -> N
     async def all_there() -> bool:
         return len(await world.accepted()) == 120
 
-    await eventually(all_there)
+    await until(all_there)
     assert await world.accepted() == [f"r{number}" for number in range(120)]
     assert (await world.owner())[0] != first.app.process
     assert await world.scalar("SELECT count(*) FROM processes WHERE id = :i", i=first.app.process) == 0
@@ -154,14 +149,14 @@ async def test_commands_wait_in_order_for_a_database_that_is_away(
     await proxy.refuse()
     for number in range(10):
         await world.commands.tell(accept(f"r{number}", text=f"n{number}"))
-    await eventually(lambda: _true(process.app.owned == {PARTITION}))
+    await until(lambda: _true(process.app.owned == {PARTITION}))
     assert await world.owner() == (None, 0)
     await proxy.accept()
 
     async def all_there() -> bool:
         return len(await world.accepted()) == 10
 
-    await eventually(all_there)
+    await until(all_there)
     assert await world.accepted() == [f"r{number}" for number in range(10)]
 
 
@@ -177,7 +172,7 @@ async def test_malformed_messages_are_set_aside_and_counted(world: World, embedd
         await process.dead_letters.look()
         return process.dead_letters.count == 1
 
-    await eventually(counted)
+    await until(counted)
 
 
 async def test_the_command_waits_for_its_services_and_ends_at_sigterm(

@@ -20,8 +20,8 @@ from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, Settings, WorkerSettings
 from services import TcpProxy
+from waiting import until
 
-PATIENCE = 20.0
 QUICK = Settings(actors=ActorSettings(sweep=0.05, silent_after=10), worker=WorkerSettings(heartbeat=0.1))
 
 
@@ -131,16 +131,6 @@ def subjects(commands: list[Command]) -> set[uuid.UUID]:
     return {command.attempt_id for command in commands if isinstance(command, ReapAttempt)}
 
 
-async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
-async def _true(value: object) -> object:
-    return value
-
-
 async def test_reaps_attempts_whose_process_is_silent_gone_or_does_not_list_them(rows: Rows) -> None:
     silent = await rows.attempt(await rows.run(), "silent", started=60)
     gone = await rows.attempt(await rows.run("cancelling"), "gone", started=60)
@@ -210,15 +200,15 @@ async def test_one_of_several_sweeps_and_another_follows_it(rows: Rows, postgres
         asyncio.create_task(Sweeper(engine, QUICK, to).run()) for engine, to in zip(engines, told, strict=True)
     )
     await rows.run("running", deadline=1)
-    await eventually(lambda: _true(told[0].commands or told[1].commands))
+    await until(lambda: told[0].commands or told[1].commands)
     leader, follower = (0, 1) if told[0].commands else (1, 0)
     await rows.run("running", deadline=1)
-    await eventually(lambda: _true(len(told[leader].commands) == 2))
+    await until(lambda: len(told[leader].commands) == 2)
     assert told[follower].commands == []
     (first, second)[leader].cancel()
     await asyncio.gather((first, second)[leader], return_exceptions=True)
     third = await rows.run("running", deadline=1)
-    await eventually(lambda: _true(any(getattr(c, "run_id", None) == third for c in told[follower].commands)))
+    await until(lambda: any(getattr(c, "run_id", None) == third for c in told[follower].commands))
     (first, second)[follower].cancel()
     await asyncio.gather(first, second, return_exceptions=True)
     for engine in engines:
@@ -235,17 +225,17 @@ async def test_after_an_outage_the_living_are_given_time_to_be_heard(
     engine, told = create_engine(proxy.url(postgres_url)), Told()
     sweeping = asyncio.create_task(Sweeper(engine, slow, told).run())
     witness = await rows.run("running", deadline=1)
-    await eventually(lambda: _true(told.commands))
+    await until(lambda: told.commands)
     await proxy.refuse()
     await rows.execute("UPDATE processes SET beat_at = now() - interval '1 minute'")  # nobody could be heard
     told.commands.clear()
     second = await rows.run("running", deadline=1)
     await proxy.accept()
-    await eventually(lambda: _true(any(getattr(c, "run_id", None) == second for c in told.commands)))
+    await until(lambda: any(getattr(c, "run_id", None) == second for c in told.commands))
     assert subjects(told.commands) == set(), "it swept, and reaped nobody"
     await rows.execute("UPDATE processes SET beat_at = now()")
     third = await rows.attempt(await rows.run(), "gone", started=60)
-    await eventually(lambda: _true(subjects(told.commands)))
+    await until(lambda: subjects(told.commands))
     assert subjects(told.commands) == {third}
     assert Counter(type(c).__name__ for c in told.commands)["ReapAttempt"] == 1
     assert witness != second

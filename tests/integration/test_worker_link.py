@@ -26,7 +26,7 @@ from integration.worker_processes import (
     accept,
     process,
     query,
-    until,
+    until_found,
     until_streamed,
 )
 
@@ -72,12 +72,12 @@ async def test_a_run_goes_from_enqueue_to_its_end(
 ) -> None:
     log = tmp_path / "log"
     with process("actors", environment, log), process("worker", environment, log, "--concurrency", "4") as worker:
-        await until(engine, WORKER_READY)
+        await until_found(engine, WORKER_READY)
         client = await asyncio.to_thread(BlockingClient, settings)
         command = RunCommand(user_id="u", thread_id="t", run_id="r1", message="hello")
         first = await asyncio.to_thread(client.send, command)
         assert await asyncio.to_thread(client.send, command) == first, "the same run has one answer"
-        (run,) = await until(engine, ENDED, run="r1")
+        (run,) = await until_found(engine, ENDED, run="r1")
         assert (run["status"], run["error_message"]) == ("succeeded", None), log.read_text()
         (message,) = await query(engine, "SELECT * FROM messages WHERE role = 'assistant'")
         assert message["content"]
@@ -99,7 +99,7 @@ async def test_a_cancelled_run_stops_its_stream_and_keeps_its_text(
         await until_streamed(environment)
         asked = CancelRun(session_id=SESSION, user_id="u", run_id="r1", not_after=utcnow() + timedelta(seconds=5))
         await client.send(asked, 5)
-        (run,) = await until(engine, ENDED, run="r1")
+        (run,) = await until_found(engine, ENDED, run="r1")
         assert run["status"] == "cancelled", log.read_text()
         steps = await query(engine, "SELECT status FROM run_steps ORDER BY position")
         assert steps[-1]["status"] == "cancelled", "the worker ended it itself, in time"
@@ -120,16 +120,16 @@ async def test_a_worker_that_shuts_down_hands_its_run_to_another(
         await accept(client, "r1", SLOW)
         await until_streamed(environment)
         with process("worker", environment, log, "--concurrency", "4"):
-            await until(engine, WORKER_READY)
+            await until_found(engine, WORKER_READY)
             first.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(first.wait, 30) == 0, log.read_text()
-            attempts = await until(engine, "SELECT outcome FROM run_attempts WHERE epoch = 2")
+            attempts = await until_found(engine, "SELECT outcome FROM run_attempts WHERE epoch = 2")
             (released,) = await query(engine, "SELECT outcome FROM run_attempts WHERE epoch = 1")
             assert (released["outcome"], attempts[0]["outcome"]) == ("released", None)
             assert not await query(engine, "SELECT 1 FROM messages WHERE role = 'assistant'"), "half an answer is none"
             asked = CancelRun(session_id=SESSION, user_id="u", run_id="r1", not_after=utcnow() + timedelta(seconds=5))
             await client.send(asked, 5)
-            await until(engine, ENDED, run="r1")
+            await until_found(engine, ENDED, run="r1")
     assert "Traceback" not in log.read_text()
 
 
@@ -142,9 +142,9 @@ async def test_a_killed_workers_run_goes_on_in_another(
         await accept(client, "r1", "count to 60 at 50 ms")
         await until_streamed(environment)
         with process("worker", hasty, log, "--concurrency", "4"):
-            await until(engine, f"{WORKER_READY} AND id NOT LIKE '%-{first.pid}-%'")
+            await until_found(engine, f"{WORKER_READY} AND id NOT LIKE '%-{first.pid}-%'")
             first.kill()
-            (run,) = await until(engine, ENDED, run="r1")
+            (run,) = await until_found(engine, ENDED, run="r1")
             assert run["status"] == "succeeded", log.read_text()
     (message,) = await query(engine, "SELECT content FROM messages WHERE role = 'assistant'")
     assert message["content"].split()[0] == "1"

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.persistence.database import create_engine
-from integration.worker_processes import ENDED, WORKER_READY, accept, process, query, until, until_streamed
+from integration.worker_processes import ENDED, WORKER_READY, accept, process, query, until_found, until_streamed
 from services import RabbitServer, RedisServer
 
 pytestmark = pytest.mark.timeout(400)
@@ -44,18 +44,18 @@ async def test_a_broker_that_crashes_in_mid_run_repeats_nothing(
     log = tmp_path / "log"
     with process("actors", environment, log), process("worker", environment, log, "--concurrency", "4"):
         client = await CommandClient.connect(environment["CALLBOARD_AMQP_URL"], "test")
-        await until(engine, WORKER_READY)
+        await until_found(engine, WORKER_READY)
         await accept(client, "r1", "count to 100 at 30 ms")
         await until_streamed(environment)
         await asyncio.to_thread(private_rabbit.kill)
         await asyncio.to_thread(private_rabbit.start)
-        (run,) = await until(engine, ENDED, run="r1")
+        (run,) = await until_found(engine, ENDED, run="r1")
         assert run["status"] == "succeeded", log.read_text()
         assert len(await query(engine, "SELECT 1 FROM run_attempts")) == 1
         calls = await query(engine, "SELECT status FROM llm_calls")
         assert {call["status"] for call in calls} == {"recorded"}
         await accept(client, "r2", "hello")
-        (run,) = await until(engine, ENDED, run="r2")
+        (run,) = await until_found(engine, ENDED, run="r2")
         assert run["status"] == "succeeded", "the worker is woken again after the outage"
         await client.close()
 
@@ -66,13 +66,13 @@ async def test_a_redis_that_crashes_in_mid_run_is_not_missed(
     log = tmp_path / "log"
     with process("actors", environment, log), process("worker", environment, log, "--concurrency", "4"):
         client = await CommandClient.connect(environment["CALLBOARD_AMQP_URL"], "test")
-        await until(engine, WORKER_READY)
+        await until_found(engine, WORKER_READY)
         await accept(client, "r1", "count to 200 at 30 ms")
         await until_streamed(environment)
         await asyncio.to_thread(private_redis.kill)
         await asyncio.to_thread(private_redis.start)
         await until_streamed(environment)  # the stream was begun again, after a commit
-        (run,) = await until(engine, ENDED, run="r1")
+        (run,) = await until_found(engine, ENDED, run="r1")
         assert run["status"] == "succeeded", log.read_text()
         (message,) = await query(engine, "SELECT content FROM messages WHERE role = 'assistant'")
         assert message["content"].split()[-1] == "200"

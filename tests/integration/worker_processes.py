@@ -22,6 +22,7 @@ from callboard_runtime.entry.run_command import RunCommand
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence.database import connect
 from callboard_runtime.stream.tail import TailStore
+from waiting import until
 
 PATIENCE = 90.0  # seconds before a wait counts as failed: a worker imports CrewAI first
 
@@ -32,12 +33,12 @@ SLOW = "count to 2000 at 50 ms"
 async def until_streamed(environment: Mapping[str, str]) -> None:
     """Wait until some of the answer is in Redis."""
     tail = TailStore.from_url(environment["CALLBOARD_REDIS_URL"], environment["CALLBOARD_REDIS_PREFIX"])
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            batch = await tail.read(SESSION, ORIGIN, 1)
-            if batch and any("TEXT_MESSAGE_CONTENT" in line for line in batch.lines):
-                break
-            await asyncio.sleep(0.05)
+
+    async def streamed() -> bool:
+        batch = await tail.read(SESSION, ORIGIN, 1)
+        return batch is not None and any("TEXT_MESSAGE_CONTENT" in line for line in batch.lines)
+
+    await until(streamed, "some text in Redis", timeout=PATIENCE)
     await tail.close()
 
 
@@ -78,9 +79,6 @@ async def query(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping
         return [dict(row) for row in (await connection.execute(text(sql), values)).mappings()]
 
 
-async def until(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping[str, Any]]:
+async def until_found(engine: AsyncEngine, sql: str, **values: object) -> list[Mapping[str, Any]]:
     """Wait until a query finds something."""
-    async with asyncio.timeout(PATIENCE):
-        while not (rows := await query(engine, sql, **values)):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    return rows
+    return await until(lambda: query(engine, sql, **values), sql, timeout=PATIENCE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from callboard_runtime.embedded.paths import free_port
-from services.process import wait_until
+from waiting import wait_until
 
 _COMPOSE = Path(__file__).parents[2] / "compose.yaml"
 

@@ -1,6 +1,5 @@
 """One server process of the test session: start, stop, kill, freeze, restart; it never outlives pytest."""
 
-import asyncio
 import atexit
 import contextlib
 import os
@@ -8,15 +7,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
 from callboard_runtime.embedded.launch import launch_command
+from waiting import wait_until
 
 # The kernel ties a child to the thread that started it, so all children come from this one, which ends with pytest.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="service-spawner")
@@ -37,24 +36,6 @@ def session_folder() -> Path:
     folder.chmod(0o755)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def wait_until(condition: Callable[[], bool], what: str, *, timeout: float) -> None:
-    """Poll `condition` until it holds; raises TimeoutError naming `what` after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout:g} s")
-        time.sleep(0.02)
-
-
-async def until(condition: Callable[[], object], what: str, *, timeout: float) -> None:
-    """The same for a test inside an event loop."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout:g} s")
-        await asyncio.sleep(0.02)
 
 
 class ServiceProcess(ABC):

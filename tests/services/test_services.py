@@ -19,7 +19,7 @@ import redis.asyncio as redis_client
 
 from callboard_runtime.persistence import migrate
 from services import PostgresServer, RabbitServer, RedisServer, TcpProxy
-from services.process import wait_until
+from waiting import wait_until
 
 Proxies = Callable[[str], Awaitable[TcpProxy]]
 TESTS = Path(__file__).parents[1]

@@ -16,6 +16,7 @@ from callboard_runtime.domain.commands import StepBegin
 from callboard_runtime.entry.brief import HistoryMessage
 from callboard_runtime.errors import ConfigError, RunCancelling, StaleEpoch
 from callboard_runtime.llm.errors import ModelAuth, ModelUnavailable
+from waiting import until
 
 from .crew_world import CREWAI_WARNS, SCRIPTED, brief, config, prepare, quick, run, scripts, stage
 
@@ -250,12 +251,6 @@ async def test_what_the_journal_raises_stops_the_crew_at_once(error: type[Except
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # a condition of any kind
-            await asyncio.sleep(0.005)
 
 
 async def test_a_cancel_keeps_the_partial_text_and_an_estimate() -> None:

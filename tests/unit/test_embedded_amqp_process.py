@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import aio_pika
 import pytest
 
 from callboard_runtime.embedded.amqp.__main__ import PASSWORD_VARIABLE
+from waiting import wait_until
 
 PATIENCE = 30.0  # seconds; a busy machine starts interpreters slowly
 SOURCE = Path(__file__).parents[2] / "runtime"
@@ -26,13 +25,6 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(SOURCE), **more}
 
 
-def _wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def test_child_serves_and_ends_on_sigterm(tmp_path: Path) -> None:
     port_file = tmp_path / "port"
     child = subprocess.Popen(
@@ -41,7 +33,7 @@ def test_child_serves_and_ends_on_sigterm(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
     )
     try:
-        _wait_for(port_file.exists)
+        wait_until(port_file.exists, "the port", timeout=PATIENCE)
         asyncio.run(_declare_a_queue(int(port_file.read_text())))
         child.send_signal(signal.SIGTERM)
         _, errors = child.communicate(timeout=PATIENCE)
@@ -76,11 +68,11 @@ def test_child_ends_when_its_parent_was_killed(tmp_path: Path) -> None:
     )
     parent = subprocess.Popen([sys.executable, "-c", parent_source], env=_environment())
     try:
-        _wait_for(port_file.exists)
+        wait_until(port_file.exists, "the port", timeout=PATIENCE)
         child = int(pid_file.read_text())
         parent.kill()
         parent.wait()
-        _wait_for(lambda: not _is_running(child))
+        wait_until(lambda: not _is_running(child), "the end of the child", timeout=PATIENCE)
     finally:
         parent.kill()
         parent.wait()

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.process import wait_until
+from waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")]
 

@@ -1,7 +1,7 @@
-"""What several contract tests need: collecting deliveries, publishing numbered messages, waiting for a state."""
+"""What several contract tests need: collecting deliveries, publishing numbered messages."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
@@ -56,10 +56,3 @@ async def ready_count(channel: AbstractChannel, queue: str) -> int:
     count = declared.declaration_result.message_count
     assert count is not None
     return count
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again until it holds; the pause only keeps the asking cheap."""
-    async with asyncio.timeout(PATIENCE):
-        while not await holds():  # noqa: ASYNC110 - a broker has no event to wait for
-            await asyncio.sleep(0.02)

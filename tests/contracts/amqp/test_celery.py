@@ -16,7 +16,8 @@ from celery import Celery
 from kombu.serialization import dumps
 
 from contracts.amqp import celery_app
-from contracts.amqp.support import PATIENCE, Inbox, inbox_of, ready_count, until
+from contracts.amqp.support import PATIENCE, Inbox, inbox_of, ready_count
+from waiting import until
 
 TESTS = Path(__file__).parents[2]
 STARTUP = 60.0  # seconds; the machine may be busy

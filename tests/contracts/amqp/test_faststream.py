@@ -10,7 +10,8 @@ from faststream.rabbit.annotations import RabbitMessage
 from faststream.rabbit.schemas import QueueType
 from faststream.rabbit.subscriber import RabbitSubscriber
 
-from contracts.amqp.support import PATIENCE, SINGLE_ACTIVE, inbox_of, until
+from contracts.amqp.support import PATIENCE, SINGLE_ACTIVE, inbox_of
+from waiting import until
 
 PARTITIONS = 4
 

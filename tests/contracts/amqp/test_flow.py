@@ -6,8 +6,9 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from contracts.amqp.conftest import Connect
-from contracts.amqp.support import PATIENCE, inbox_of, numbers, publish_numbers, ready_count, until
+from contracts.amqp.support import PATIENCE, inbox_of, numbers, publish_numbers, ready_count
 from services import TcpProxy
+from waiting import until
 
 
 async def test_prefetch_bounds_what_is_out(connection: AbstractConnection) -> None:

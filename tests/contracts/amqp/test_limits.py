@@ -7,7 +7,8 @@ from aiormq.exceptions import ChannelPreconditionFailed
 from pamqp import commands
 
 from contracts.amqp.conftest import Connect
-from contracts.amqp.support import QUORUM, inbox_of, numbers, publish_numbers, ready_count, until
+from contracts.amqp.support import QUORUM, inbox_of, numbers, publish_numbers, ready_count
+from waiting import until
 
 
 @pytest.fixture

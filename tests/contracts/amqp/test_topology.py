@@ -16,7 +16,8 @@ from aiormq.exceptions import (
 )
 
 from contracts.amqp.conftest import Connect
-from contracts.amqp.support import QUORUM, publish_numbers, until
+from contracts.amqp.support import QUORUM, publish_numbers
+from waiting import until
 
 
 async def test_wrong_password_is_refused(broker_url: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from e2e.frontends.pages import FrontEnds, refunds
 from front_client import FrontClient, fresh
 from promises import ended
-from stack import Callboard, until
+from stack import Callboard
+from waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 WORDS = " ".join(f"token{n}" for n in range(1, 41))

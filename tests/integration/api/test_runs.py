@@ -29,12 +29,12 @@ from integration.http_harness import (
     Front,
     delta,
     events,
-    eventually,
     headers,
     make_settings,
     serving,
 )
 from services import TcpProxy
+from waiting import until
 
 
 async def test_202_follows_the_commit_and_says_where_to_look(front: Front, stage: Backstage):
@@ -253,7 +253,7 @@ async def test_agui_says_what_is_wrong_before_the_stream(front: Front):
 async def test_leaving_an_agui_stream_does_not_cancel(front: Front, commands: CommandClient):
     async with front.http.post(front.url + AGUI, json=body(), headers=headers()) as response:
         assert response.status == 200
-    await eventually(lambda: len(front.app[DEPS].streams) == 0)
+    await until(lambda: len(front.app[DEPS].streams) == 0)
     assert (await front.call("GET", f"{RUNS}/r1")).json["status"] == "queued"
     worker = await Worker.start(commands, "r1")
     await worker.send(c.FinishRun, status=RunStatus.SUCCEEDED)
