@@ -21,6 +21,7 @@ from benchmarks.world import World, say
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 SEED = 1
+COMPARED = ("ag-ui-crewai", "crewai", "litellm", "fastapi")
 SPARE_FILES = 500  # what a front and the readers' process open besides streams
 
 
@@ -35,6 +36,8 @@ def main() -> int:
         say(f"at most {most} files may be open here: raise `ulimit -Hn`, or give a smaller --idle")
         return 2
     about = {**machine.describe(), "seed": SEED, "sizes": str(sizes)}
+    if options.agui_crewai:
+        about["compared"] = machine.packages_of(options.agui_crewai, COMPARED)
     with World() as world:
         world.workers = sizes.workers
         results, failed = _run(world, sizes, options.only or list(WORKLOADS))
@@ -77,8 +80,8 @@ def _options() -> argparse.Namespace:
 
 
 def _arguments() -> list[str]:
-    """What was given on the command line, as `make bench` takes it; without paths of this machine."""
-    given = [each for each in sys.argv[1:] if "/" not in each and each not in ("--publish", "--out", "--agui-crewai")]
+    """What was given on the command line, as `make bench` takes it; absolute paths are this machine's, and left out."""
+    given = ["…" if each.startswith("/") else each for each in sys.argv[1:] if each != "--publish"]
     return [f'ARGS="{" ".join(given)}"'] if given else []
 
 

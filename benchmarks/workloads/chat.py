@@ -43,13 +43,13 @@ def run(world: World, sizes: Sizes) -> Result:
         "chat",
         (
             Table("Runs of one message and 64 tokens", tuple(rows)),
-            Table("Callboard against LiteLLM by hand and the floor", tuple(_ratios(rows))),
+            Table("Callboard against the others, as ratios", tuple(_ratios(rows))),
             Table("Callboard's processor time per run, ms, by process", tuple(cpu for _, cpu in measured if cpu)),
         ),
         (
             "`added gap` is how much longer the text took between its first and last token than the model took, per "
             "token; `stall` is the longest silence inside a text (p95 over runs). Processor time is that of the "
-            "system's own processes and services, without clients and model. By hand and floor keep nothing.",
+            "system's own processes and services, without clients and model. Callboard alone keeps anything.",
         ),
         tuple(_plots(rows)),
     )
