@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import aiormq
 from aio_pika import IncomingMessage
-from aio_pika.abc import AbstractRobustQueue
+from aio_pika.abc import AbstractChannel, AbstractRobustQueue
 from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitBroker, RabbitExchange, RabbitQueue
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SESSIONS = RabbitExchange(topology.SESSION_EXCHANGE, type=ExchangeType.DIRECT, durable=True)
+FINISH_TIMEOUT = 5.0  # seconds for the commit in flight, in which the partition stands still
 CLOSE_TIMEOUT = 10.0  # seconds for the broker to confirm that a channel is closed
 
 
@@ -131,15 +133,19 @@ class PartitionConsumer:
             self._consumed = await self._broker.declare_queue(self._queue)
             self._consumed.channel.close_callbacks.add(self._on_channel_closed)
         elif self._consumed.channel.is_closed:
-            await self._consumed.channel.reopen()
+            await _reopen(self._consumed.channel)
 
     async def _shut(self) -> None:
         self.joined = False
-        await self.owner.close()
+        # A commit that takes longer is fenced by the next owner, or ends before it and is answered again.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_TIMEOUT):
+                await self.owner.close()
         if self._acks is not None:
             await self._acks.flushed()
             self._acks = None
-        if self._consumed is not None and not self._consumed.channel.is_closed:
+        if self._consumed is not None and self._consumed.channel.is_initialized:
+            # Also when it is closed: aio-pika must not reopen it meanwhile.
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._consumed.channel.close()
 
@@ -177,6 +183,16 @@ def partition_queue(partition: int, settings: ActorSettings) -> RabbitQueue:
         routing_key=str(partition),
         arguments=cast(Any, topology.partition_arguments(settings.delivery_limit, settings.max_mailbox)),
     )
+
+
+async def _reopen(channel: AbstractChannel) -> None:
+    """Open a channel that was closed, in turn with aio-pika's own recovery, which does the same after a cut.
+
+    Both at once may leave a consumer that nobody closes, and a recovery that waits for itself for ever.
+    """
+    robust = cast(Any, channel)
+    robust._close_called = False  # `close` set it, so that nobody reopens the channel; `reopen` would do the same
+    await robust.restore()
 
 
 async def _undecoded(message: RabbitMessage) -> bytes:

@@ -1,0 +1,74 @@
+"""Partitions that move between channels and processes all the time, while connections are cut and commands flow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aio_pika
+import pytest
+from pydantic import SecretStr
+
+from callboard_actors.app import ActorApp
+from callboard_actors.wiring import ActorProcess, actor_process
+from callboard_runtime.broker import topology
+from callboard_runtime.domain.ids import PARTITIONS
+from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
+from services import TcpProxy
+from waiting import until
+
+
+@pytest.fixture
+def settings(postgres_url: str, redis_url: str, redis_prefix: str, amqp_url: str) -> Settings:
+    return Settings(
+        database_url=SecretStr(postgres_url),
+        amqp_url=SecretStr(amqp_url),
+        redis_url=SecretStr(redis_url),
+        redis_prefix=redis_prefix,
+        llm=LlmSettings(default_model="scripted"),
+        actors=ActorSettings(standby_delay=0.1),
+    )
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[ActorProcess]:
+    """An actor process that consumes every partition."""
+    async with actor_process(settings) as process, AsyncExitStack() as stack:
+        for duty in process.duties():
+            task = asyncio.create_task(duty())
+            stack.callback(task.cancel)
+        await until(lambda: consumes_all(process.app), "consumers everywhere")
+        yield process
+
+
+async def consumes_all(app: ActorApp) -> bool:
+    return app.connected and all([await item.consuming() for item in app.partitions])
+
+
+async def consumers(amqp_url: str) -> list[int]:
+    """How many consumers the broker knows of each partition."""
+    async with await aio_pika.connect(amqp_url) as connection:
+        channel = await connection.channel()
+        names = map(topology.partition_queue, range(PARTITIONS))
+        queues = [await channel.declare_queue(name, passive=True) for name in names]
+    return [queue.declaration_result.consumer_count or 0 for queue in queues]
+
+
+async def test_cuts_and_moves_at_the_same_time_leave_one_consumer_each(
+    settings: Settings, amqp_url: str, tcp_proxy: Callable[[str], Awaitable[TcpProxy]]
+) -> None:
+    """Both aio-pika's recovery and a move open a channel: each other's work must neither stop them nor be doubled."""
+    proxy = await tcp_proxy(amqp_url)
+    behind = settings.model_copy(update={"amqp_url": SecretStr(proxy.url(amqp_url))})
+    async with running(behind) as process:
+        app = process.app
+        for _ in range(4):
+            await proxy.disconnect_all()
+            await until(lambda: not app.connected, "a broken connection")
+            await until(lambda: app.connected, "a connection")
+            for item in app.partitions:
+                app._move(item.partition, "the test moves it")
+            await until(lambda: not app._moves, "the end of the moves")
+            await until(lambda: consumes_all(app), "consumers everywhere")
+        assert await consumers(amqp_url) == [1] * PARTITIONS
