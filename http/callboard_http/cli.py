@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from callboard_runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 logger = logging.getLogger(__name__)
 
 MAX_LINE = 8190  # bytes of the request line
 MAX_HEADER = 16_384  # bytes of one header field: room for a JWT
 BACKLOG = 4096  # connections that wait to be taken; the system may allow fewer: a lost one comes back after seconds
+STALLED = 120.0  # seconds a client may leave unread what was sent to it
 CLOSE_TIMEOUT = 2.0  # seconds for handlers that are left after the drain
 
 
@@ -52,7 +57,9 @@ async def serve(settings: Settings, listening: Callable[[int], None] | None = No
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG).start()
+        site = web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG)
+        await site.start()
+        _give_up_stalled(site)
         port = int(runner.addresses[0][1])
         logger.info("listening on http://%s:%s", settings.http.host, port, extra={"action": "listening"})
         if listening:
@@ -61,6 +68,14 @@ async def serve(settings: Settings, listening: Callable[[int], None] | None = No
         logger.info("draining", extra={"action": "draining"})
     finally:
         await runner.cleanup()
+
+
+def _give_up_stalled(site: web.TCPSite) -> None:
+    """Have the kernel end the connection of a client that takes nothing of what it asked for, be it no stream."""
+    server = site._server  # pyright: ignore[reportPrivateUsage] - there is no other way to its sockets
+    if isinstance(server, asyncio.AbstractServer) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        for listening in getattr(server, "sockets", ()):  # what it accepts inherits the option
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED * 1000))
 
 
 class _Malformed(logging.Filter):

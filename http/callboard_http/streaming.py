@@ -108,10 +108,11 @@ async def show(
     request: web.Request, key: LegKey, principal: Principal, *, protocol: str | None, resumable: bool
 ) -> web.StreamResponse:
     """The leg as it stands, told in a prelude, and what follows of it. Raises NotFound, Gone."""
-    told = await _told(request, key)
-    if isinstance(told, Place):
-        return await follow(request, told, principal, protocol=protocol, resumable=resumable)
-    return await tell(request, told, protocol=protocol)
+    with request.app[DEPS].streams.telling(principal.user_id):
+        told = await _told(request, key)
+        if not isinstance(told, Place):
+            return await tell(request, told, protocol=protocol)
+    return await follow(request, told, principal, protocol=protocol, resumable=resumable)
 
 
 async def _told(request: web.Request, key: LegKey) -> Place | list[Chunk]:

@@ -1,4 +1,4 @@
-"""Event streams on real services: replay, tail, live, holes, losses, cuts, stalls, withdrawals, ends."""
+"""Event streams on real services: replay, tail, live, holes, losses, cuts, stalls, ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from .http_harness import (
     make_settings,
     numbered,
     serving,
-    started,
 )
 
 EVENTS = "/api/v1/agent/runs/r1/events?from=start"
@@ -272,77 +271,6 @@ async def test_readers_of_a_deleted_session_are_told(front: Front, stage: Backst
     assert (event_id, event["type"], event["code"]) == (None, "RUN_ERROR", "SESSION_DELETED")
 
 
-async def test_a_takeover_goes_on_in_the_next_epoch(front: Front, stage: Backstage):
-    leg = await stage.add_run()
-    await stage.begin(leg)
-    async with front.stream(EVENTS) as response:
-        await stage.emit(leg, delta("a"), delta("adopted"))
-        await stage.commit(leg)
-        seen = list(leg.sent)
-        snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": []}
-        await stage.begin(leg, 2, snapshot)
-        await stage.close(leg)
-        assert await events(response) == numbered(1, 1, seen) + numbered(2, 1, leg.sent)
-
-
-async def test_what_was_shown_and_never_committed_is_withdrawn(front: Front, stage: Backstage):
-    """Redis had lost the tail, so that nobody could adopt it: this reader saw more than the log will ever have."""
-    leg = await stage.add_run()
-    await stage.begin(leg)
-    start = {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"}
-    end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
-    call = {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "f"}
-    snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": []}
-    await stage.emit(leg, start)
-    await stage.commit(leg)
-    async with front.stream(EVENTS) as response:
-        await events(response, 2)
-        await stage.emit(leg, end, call, tail=False)
-        await events(response, 2)
-        await stage.begin(leg, 2, end, snapshot)  # closes m1, which the log left open
-        await stage.close(leg)
-        assert await events(response) == [
-            (None, {"type": "TOOL_CALL_END", "toolCallId": "c1"}),
-            *numbered(2, 2, [snapshot, finished()]),
-        ]
-    async with front.stream(EVENTS) as response:  # a reader who saw no more gets the log as it is
-        assert await events(response) == numbered(1, 1, [started(), start]) + numbered(2, 1, leg.sent)
-
-
-async def test_a_reader_comes_back_with_what_was_withdrawn(front: Front, settings: Settings, stage: Backstage):
-    """Here another reader's connection knows what it saw; a front that showed it to nobody says so."""
-    leg = await stage.add_run()
-    await stage.begin(leg)
-    start = {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"}
-    end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
-    call = {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "f"}
-    snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": []}
-    await stage.emit(leg, start)
-    await stage.commit(leg)
-    async with front.stream(EVENTS) as response:
-        await events(response, 2)
-        await stage.emit(leg, end, call, tail=False)
-        assert await events(response, 2) == numbered(1, 3, [end, call])
-    await stage.tail.delete(leg.key.session_id)  # as Redis does that starts empty
-    async with serving(settings) as other, other.stream(EVENTS, headers={"Last-Event-ID": "1-4"}) as stranger:
-        async with front.stream(EVENTS, headers={"Last-Event-ID": "1-4"}) as early:
-            await stage.begin(leg, 2, end, snapshot)
-            assert await events(early, 2) == [
-                (None, {"type": "TOOL_CALL_END", "toolCallId": "c1"}),
-                ("2-2", snapshot),
-            ]
-        assert await events(stranger) == [], "it ends, to be opened anew"
-        answer = await other.call("GET", EVENTS, headers={"Last-Event-ID": "1-4"})
-        assert (answer.status, answer.json["code"]) == (410, "GONE")
-    await stage.close(leg)
-    for cursor, own in (("1-4", [{"type": "TOOL_CALL_END", "toolCallId": "c1"}]), ("1-3", [])):
-        async with front.stream(EVENTS, headers={"Last-Event-ID": cursor}) as late:
-            told = [(None, event) for event in own]
-            assert await events(late) == [*told, *numbered(2, 2, [snapshot, finished()])]
-    async with front.stream(EVENTS, headers={"Last-Event-ID": "1-2"}) as late:
-        assert await events(late) == numbered(2, 1, leg.sent)
-
-
 async def test_a_run_that_ended_without_an_end_of_its_leg_is_ended_from_its_row(front: Front, stage: Backstage):
     leg = await stage.add_run()
     await stage.begin(leg)
@@ -458,6 +386,19 @@ async def test_streams_are_limited_per_user(settings: Settings, stage: Backstage
         assert int(refused.headers["Retry-After"]) > 0
         async with front.stream(EVENTS, as_=headers("bob")) as other:
             assert other.status == 200
+
+
+async def test_a_past_that_is_told_counts_as_a_stream_while_it_is(settings: Settings, stage: Backstage):
+    one = settings.model_copy(update={"http": settings.http.model_copy(update={"max_streams_per_user": 1})})
+    leg, past = await played(stage), "/api/v1/agent/runs/r1/events"
+    await stage.add_run(run="r2")
+    async with serving(one) as front:
+        async with front.stream("/api/v1/agent/runs/r2/events"):
+            assert (await front.call("GET", past)).status == 429
+        await listening(front, 0)
+        for _ in range(2):
+            async with front.stream(past) as response:
+                assert (await events(response))[-1] == numbered(1, 1, leg.sent)[-1]
 
 
 async def test_a_ticket_opens_the_stream_without_a_header(front: Front, stage: Backstage):

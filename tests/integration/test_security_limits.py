@@ -7,8 +7,10 @@ import contextlib
 import gzip
 import io
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,7 @@ import pytest
 
 from callboard_http import cli, streaming
 from callboard_runtime.settings import Settings
+from waiting import until
 
 from .http_harness import (
     PATIENCE,
@@ -39,8 +42,9 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def process(settings: Settings) -> AsyncIterator[int]:
+async def process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """The port of a front as `callboard http` serves it."""
+    monkeypatch.setattr(cli, "STALLED", 1.0)
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serve = cli.serve(
         settings.model_copy(update={"http": settings.http.model_copy(update={"port": 0})}), port.set_result
@@ -102,6 +106,22 @@ async def test_a_body_that_trickles_in_is_refused(process: int) -> None:
     answer = await raw(process, head(Content_Length="1000"), *[b"{"] * 6, pause=0.1)
     assert answer.startswith(b"HTTP/1.1 408")
     assert orjson.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "REQUEST_TIMEOUT"
+
+
+async def test_a_client_that_takes_nothing_of_an_ordinary_answer_is_cut_off(process: int) -> None:
+    """A page of the API may have megabytes: they must not be held for whoever never reads them."""
+    with socket.create_connection(("127.0.0.1", process)) as client:
+        client.sendall(head("/openapi.json", "GET") * 200)
+        ours = client.getsockname()[1]
+        await until(lambda: (process, ours) in established())
+        await until(lambda: (process, ours) not in established())
+
+
+def established() -> set[tuple[int, int]]:
+    """The local and the remote port of this machine's open IPv4 connections."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = [[int(address.rpartition(":")[2], 16) for address in line[1:3]] for line in lines if line[3] == "01"]
+    return {(local, remote) for local, remote in port}
 
 
 async def test_a_body_is_only_read_for_those_who_may_send_one(process: int) -> None:
@@ -250,9 +270,11 @@ async def test_a_tickets_stream_ends_with_the_token_that_it_was_got_with(
     async with front.stream(issued["events_url"] + "&from=start", as_={}) as response:
         assert response.status == 200
         assert await events(response) == numbered(1, 1, leg.sent)
-    async with asyncio.timeout(PATIENCE):
-        while (await front.call("GET", issued["events_url"], as_={})).status != 401:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+
+    async def expired() -> bool:
+        return (await front.call("GET", issued["events_url"], as_={})).status == 401
+
+    await until(expired, "the end of the ticket")
 
 
 async def test_a_stream_of_a_token_that_lives_on_is_left_alone(front: Front, stage: Backstage) -> None:
