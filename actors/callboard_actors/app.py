@@ -34,7 +34,8 @@ PROBE_EVERY = 15.0  # seconds between two looks at the broker's own count of con
 PROBE_TIMEOUT = 5.0  # seconds
 MISSING_ROUNDS = 5  # rounds without a consumer before it is set up anew; aio-pika usually does so by itself
 MOVES_AT_ONCE = 8  # channels opened or closed together
-MOVE_TIMEOUT = 30.0  # seconds for one of them; a move that hangs must not keep the others, and repairs, waiting
+CONNECT_TIMEOUT = 5.0  # seconds; a broker that accepts connections and says nothing must not be waited for
+MOVE_TIMEOUT = 20.0  # seconds for one of them; a move that hangs must not keep the others, and repairs, waiting
 
 MakeMailboxes = Callable[[int, int], Mailboxes]
 """From partition and partition_epoch to the mailboxes of that ownership."""
@@ -45,6 +46,7 @@ def build_broker(url: str, name: str = "callboard-actors") -> RabbitBroker:
     return RabbitBroker(
         url,
         reconnect_interval=1.0,
+        timeout=CONNECT_TIMEOUT,
         client_properties=cast(Any, {"connection_name": name}),
         apply_types=False,
         logger=None,
@@ -68,6 +70,7 @@ class ActorApp:
         self._members = frozenset({process})
         self._missing: dict[int, int] = {}  # partition -> rounds without a consumer
         self._moves: dict[int, asyncio.Task[None]] = {}
+        self._lost_meanwhile: set[int] = set()  # while they moved
         self._gate = asyncio.Semaphore(MOVES_AT_ONCE)
         self._connection: RobustConnection | None = None
 
@@ -100,6 +103,7 @@ class ActorApp:
     async def stop(self) -> None:
         """Hand everything over: commits in flight end, channels close, then the connection does."""
         moves = list(self._moves.values())
+        self._lost_meanwhile.clear()
         for move in moves:
             move.cancel()
         await asyncio.gather(*moves, return_exceptions=True)
@@ -113,7 +117,9 @@ class ActorApp:
         for partition in self._handovers.due(self._members, self.owned, now):
             self._move(partition, "another process is its favourite")
         if self.connected:
-            await self._watch()
+            with suppress(TimeoutError):  # the connection broke just now: looking waits for the next one
+                async with asyncio.timeout(PROBE_TIMEOUT):
+                    await self._watch()
 
     async def _refresh(self) -> None:
         """Look who lives; while the database is away the last answer stands."""
@@ -143,10 +149,10 @@ class ActorApp:
                     self._move(partition, "the broker knows no consumer of it")
 
     async def _unconsumed(self, connection: RobustConnection) -> list[int]:
-        """The partitions that should have our consumer and have none; a missing queue ends the search."""
+        """The partitions that have no consumer, though ours seems to be there; a missing queue ends the search."""
         found: list[int] = []
         async with await connection.channel(publisher_confirms=False) as channel:
-            for item in (item for item in self.partitions if item.joined):
+            for item in [item for item in self.partitions if item.joined and await item.consuming()]:
                 try:
                     queue = await channel.declare_queue(topology.partition_queue(item.partition), passive=True)
                 except ChannelNotFoundEntity:
@@ -156,7 +162,12 @@ class ActorApp:
         return found
 
     def _lost(self, partition: int) -> Callable[[], None]:
-        return lambda: self._move(partition, "another process took it")
+        def move() -> None:
+            if partition in self._moves:
+                self._lost_meanwhile.add(partition)  # perhaps with the channel that the move has just opened
+            self._move(partition, "another process took it")
+
+        return move
 
     def _move(self, partition: int, reason: str) -> None:
         if partition in self._moves:
@@ -164,7 +175,13 @@ class ActorApp:
         logger.info("partition %d: to the end of the line, %s", partition, reason, extra={"action": "partition_moved"})
         move = asyncio.create_task(self._quietly(PartitionConsumer.rejoin, self.partitions[partition]))
         self._moves[partition] = move
-        move.add_done_callback(lambda _: self._moves.pop(partition, None))
+        move.add_done_callback(lambda _: self._moved(partition))
+
+    def _moved(self, partition: int) -> None:
+        del self._moves[partition]
+        if partition in self._lost_meanwhile:
+            self._lost_meanwhile.discard(partition)
+            self._lost(partition)()
 
     async def _all(self, step: Callable[[PartitionConsumer], Awaitable[None]], of: Iterable[PartitionConsumer]) -> None:
         await asyncio.gather(*(self._quietly(step, item) for item in of))

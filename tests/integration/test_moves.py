@@ -10,7 +10,9 @@ import aio_pika
 import pytest
 from pydantic import SecretStr
 
+import callboard_actors.app
 from callboard_actors.app import ActorApp
+from callboard_actors.consumer import PartitionConsumer
 from callboard_actors.wiring import ActorProcess, actor_process
 from callboard_runtime.broker import topology
 from callboard_runtime.domain.ids import PARTITIONS
@@ -53,6 +55,45 @@ async def consumers(amqp_url: str) -> list[int]:
         names = map(topology.partition_queue, range(PARTITIONS))
         queues = [await channel.declare_queue(name, passive=True) for name in names]
     return [queue.declaration_result.consumer_count or 0 for queue in queues]
+
+
+async def test_a_partition_that_is_lost_while_it_moves_moves_again(
+    settings: Settings, embedded_amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mailboxes take nothing any more: without another channel its commands would wait for ever."""
+    rejoin, moved = PartitionConsumer.rejoin, list[int]()
+
+    async def lost_at_once(item: PartitionConsumer) -> None:
+        await rejoin(item)
+        moved.append(item.partition)
+        if len(moved) == 1:
+            app._lost(item.partition)()
+
+    monkeypatch.setattr(PartitionConsumer, "rejoin", lost_at_once)
+    async with running(settings.model_copy(update={"amqp_url": SecretStr(embedded_amqp_url)})) as process:
+        app = process.app
+        app._move(7, "the test moves it")
+        await until(lambda: not app._moves, "the end of the moves")
+        assert moved == [7, 7]
+
+
+async def test_a_connection_that_leads_nowhere_is_given_up(
+    settings: Settings,
+    embedded_amqp_url: str,
+    tcp_proxy: Callable[[str], Awaitable[TcpProxy]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker's machine vanished while this process connected: the next try finds it well."""
+    monkeypatch.setattr(callboard_actors.app, "CONNECT_TIMEOUT", 0.5)
+    proxy = await tcp_proxy(embedded_amqp_url)
+    async with running(settings.model_copy(update={"amqp_url": SecretStr(proxy.url(embedded_amqp_url))})) as process:
+        everything = proxy.connections
+        proxy.pause()
+        await proxy.disconnect_all()
+        await until(lambda: proxy.connections == everything, "as many connections as before")
+        proxy.vanish()
+        proxy.resume()
+        await until(lambda: consumes_all(process.app), "consumers everywhere")
 
 
 async def test_cuts_and_moves_at_the_same_time_leave_one_consumer_each(
