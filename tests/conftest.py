@@ -91,11 +91,13 @@ def services(pytestconfig: pytest.Config) -> Services:
 
 
 @pytest.fixture(scope="session")
-def stacks(services: Services, tmp_path_factory: pytest.TempPathFactory) -> "SharedStacks":
+def stacks(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator["SharedStacks"]:
     """The stacks of this session, started on first use."""
     from shared_stacks import SharedStacks  # what it needs is not for every unit test to import
 
-    return SharedStacks(tmp_path_factory.mktemp("stacks"), services)
+    stacks = SharedStacks(tmp_path_factory.mktemp("stacks"), services)
+    yield stacks
+    stacks.close()
 
 
 @pytest.fixture

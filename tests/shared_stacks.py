@@ -93,4 +93,4 @@ class SharedStacks:
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
