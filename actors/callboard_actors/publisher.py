@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 TRANSIENT = 1
 CONFIRM_TIMEOUT = 5.0  # seconds
-MOST_REPLIES = 10_000  # that wait for a connection which takes nothing
+MOST_REPLIES = 10_000  # that wait for a connection, or for one that takes nothing
+WRITTEN = 256  # replies that are kept for a moment, in case that their connection breaks
 TOGETHER = 64  # replies in one write
 FRAME = 64 * 1024  # bytes of a body in one frame; every broker takes that much
 
@@ -37,57 +38,76 @@ FRAME = 64 * 1024  # bytes of a body in one frame; every broker takes that much
 class _ActorLine(Line):
     """A channel with confirms, and one without for replies."""
 
-    def __init__(self, confirmed: aiormq.abc.AbstractChannel, replies: aiormq.abc.AbstractChannel) -> None:
+    def __init__(
+        self, confirmed: aiormq.abc.AbstractChannel, replies: aiormq.abc.AbstractChannel, writer: ReplyWriter
+    ) -> None:
         super().__init__(confirmed)
-        self._both = (confirmed, replies)
-        self.replies = ReplyWriter(replies)
+        self._both, self._writer = (confirmed, replies), writer
+        writer.use(replies)
 
     @property
     def channels(self) -> tuple[aiormq.abc.AbstractChannel, ...]:
         return self._both
 
     def lost(self) -> None:
-        self.replies.lost()
+        self._writer.lost()
 
 
 _untyped: Any = ChannelFrame  # its future says nothing of what it holds
 
 
 class ReplyWriter:
-    """Writes replies on one channel: those of one turn of the event loop travel together.
+    """Writes replies on one channel after the other: those of one turn of the event loop travel together.
 
-    Nobody waits for them: what the broker does not take is dropped, the oldest first, and callers send again.
+    Nobody waits for them. Without a channel they wait for the next one, which also gets the last ones written to the
+    former: they may have died with it, and a caller takes no second reply. What is too much is dropped, oldest first.
     """
 
-    def __init__(self, channel: aiormq.abc.AbstractChannel) -> None:
-        self._channel: Any = channel  # its write_queue and number are missing from the base class
+    def __init__(self) -> None:
+        self._channel: Any = None  # its write_queue and number are missing from the base class
         self._waiting: deque[tuple[str, str, bytes]] = deque(maxlen=MOST_REPLIES)
+        self._written: deque[tuple[str, str, bytes]] = deque(maxlen=WRITTEN)
         self._task: asyncio.Task[None] | None = None
 
     def add(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         """Have a reply written soon."""
         self._waiting.append((reply_to, correlation_id, body))
-        if self._task is None:
-            self._task = asyncio.create_task(self._write())
+        self._start()
+
+    def use(self, channel: aiormq.abc.AbstractChannel) -> None:
+        """Write on this channel from now on."""
+        self.lost()
+        self._channel = channel
+        self._start()
 
     def lost(self) -> None:
-        """Give up: the channel is gone."""
-        self._waiting.clear()
+        """Keep everything for the next channel: this one is gone."""
+        self._channel = None
         if self._task is not None:
             self._task.cancel()
+            self._task = None
+        room = MOST_REPLIES - len(self._waiting)
+        self._waiting.extendleft(list(reversed(self._written))[:room])
+        self._written.clear()
 
-    async def _write(self) -> None:
+    def _start(self) -> None:
+        if self._task is None and self._channel is not None and self._waiting:
+            self._task = asyncio.create_task(self._write(self._channel))
+
+    async def _write(self, channel: Any) -> None:
         try:
             while self._waiting:
-                frames = _untyped.marshall(frames=self._frames(), channel_number=self._channel.number)
-                await self._channel.write_queue.put(frames)
+                frames = _untyped.marshall(frames=self._frames(), channel_number=channel.number)
+                await channel.write_queue.put(frames)
         finally:
-            self._task = None
+            if self._task is asyncio.current_task():
+                self._task = None
 
     def _frames(self) -> list[Frame | ContentHeader | ContentBody]:
         frames: list[Frame | ContentHeader | ContentBody] = []
         for _ in range(min(len(self._waiting), TOGETHER)):
-            reply_to, correlation_id, body = self._waiting.popleft()
+            reply = reply_to, correlation_id, body = self._waiting.popleft()
+            self._written.append(reply)
             properties = spec.Basic.Properties(
                 content_type="application/json", correlation_id=correlation_id, delivery_mode=TRANSIENT
             )
@@ -100,8 +120,10 @@ class ActorPublisher:
     """Publishes for the mailboxes and the relay; reconnects by itself, declaring the topology anew each time."""
 
     def __init__(self, settings: Settings, name: str) -> None:
+        self._replies = ReplyWriter()
+
         async def build(connection: AbstractConnection) -> _ActorLine:
-            return await _open_line(connection, settings)
+            return await _open_line(connection, settings, self._replies)
 
         self._link = BrokerLink(settings.required_amqp_url(), name, build)
 
@@ -117,10 +139,8 @@ class ActorPublisher:
         return self._link.current is not None
 
     async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
-        """Answer a caller, at most once and without waiting: a caller that hears nothing sends its command again."""
-        line = self._link.current
-        if line is not None:
-            line.replies.add(reply_to, correlation_id, body)
+        """Answer a caller without waiting; twice at times, and one that hears nothing sends its command again."""
+        self._replies.add(reply_to, correlation_id, body)
 
     async def confirmed(self, exchange: str, routing_key: str, message: aio_pika.Message, *, mandatory: bool) -> None:
         """Publish, and return when the broker has it. Raises Unavailable."""
@@ -138,8 +158,8 @@ class ActorPublisher:
         await self._link.close()
 
 
-async def _open_line(connection: AbstractConnection, settings: Settings) -> _ActorLine:
+async def _open_line(connection: AbstractConnection, settings: Settings, writer: ReplyWriter) -> _ActorLine:
     async with await connection.channel(publisher_confirms=False) as channel:
         await declare(channel, settings)
     confirmed = await open_channel(connection, confirms=True)
-    return _ActorLine(confirmed, await open_channel(connection, confirms=False))
+    return _ActorLine(confirmed, await open_channel(connection, confirms=False), writer)
