@@ -20,6 +20,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_http.app import create_app
+from callboard_http.deps import DEPS, SERVICES
 from callboard_http.event_log import LegKey
 from callboard_runtime.domain.event_batch import ORIGIN, AguiEvent, EventBatch, EventId, batch
 from callboard_runtime.domain.ids import run_uuid, session_uuid, utcnow
@@ -28,6 +29,7 @@ from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import AuthSettings, HttpSettings, Settings
 from callboard_runtime.stream.lanes import LanePublisher
 from callboard_runtime.stream.tail import TailStore
+from waiting import until
 
 SECRET = "an http test's secret of more than thirty-two bytes"
 USER = "ada"
@@ -285,3 +287,19 @@ async def backstage(settings: Settings) -> AsyncIterator[Backstage]:
         await lanes.close()
         await tail.close()
         await engine.dispose()
+
+
+async def listening(front: Front, count: int = 1) -> None:
+    """Wait until so many streams are open and bound to their lanes."""
+    await until(lambda: len(front.app[DEPS].streams) == count and front.app[SERVICES].sources.hub.connected)
+
+
+async def played(stage: Backstage, deltas: int = 4) -> Leg:
+    """A whole leg in the log."""
+    leg = await stage.add_run()
+    await stage.begin(leg)
+    for number in range(deltas):
+        await stage.emit(leg, delta(str(number)))
+        await stage.commit(leg)
+    await stage.close(leg)
+    return leg
