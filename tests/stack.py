@@ -277,7 +277,7 @@ class Callboard:
         if node.kind == "http":
             return _answers(f"{node.url}/readyz")
         if node.kind == "actors":  # it is known as alive before it takes commands
-            return "partitions_joined" in node.log.read_text(errors="replace")
+            return node.log.exists() and "partitions_joined" in node.log.read_text(errors="replace")
         return any(str(node.pid) in row["id"] for row in self.query_now("SELECT id FROM processes"))
 
     # -- what the services hold ---------------------------------------------------------------------------------------
