@@ -45,70 +45,32 @@ async def _fill(connection: AsyncConnection) -> None:
     call = PendingToolCall(tool_call_id="pay", tool_name="pay", expires_at=utcnow())
     snapshot = StateSnapshot.new(SESSION, status=SessionStatus.AWAITING_INPUT, pending_tool_calls=(call,))
     base = {"user_id": "ada", "session_id": SESSION, "agent_id": "default", "digest": "d", "input": {}, "config": {}}
-    rows: list[tuple[type[t.Base], list[dict[str, object]]]] = [
-        (
-            t.SessionRow,
-            [
-                {
-                    "id": SESSION,
-                    "user_id": "ada",
-                    "thread_id": "t1",
-                    "status": "awaiting_input",
-                    "state_snapshot": snapshot.to_json(),
-                }
-            ],
-        ),
+    base["created_at"] = LONG_AGO
+    session = {"id": SESSION, "user_id": "ada", "thread_id": "t1", "status": "awaiting_input"}
+    held = {"attempt_id": attempt, "run_id": run, "session_id": SESSION, "leg": 1, "epoch": 1, "process": "worker-1"}
+    waits = {"kind": "wakeup", "partition": 1, "session_id": SESSION, "run_id": run, "user_id": "ada"}
+    asked = {"run_id": run, "key": "k", "epoch": 1, "session_id": SESSION, "stage": "answer", "provider": "p"}
+    told = {"event_id": new_id(), "endpoint": new_id(), "url": "https://a.example", "body": {}, "type": "run.failed"}
+    approved = {"actor": "ada", "action": "tool_call.approved"}
+    rows: list[tuple[type[t.Base], dict[str, object]]] = [
+        (t.SessionRow, session | {"state_snapshot": snapshot.to_json()}),
+        (t.RunRow, base | {"id": run, "client_run_id": "r1", "status": "running"}),
         (
             t.RunRow,
-            [
-                {**base, "id": run, "client_run_id": "r1", "status": "running", "created_at": LONG_AGO},
-                {**base, "id": failed, "client_run_id": "r2", "status": "failed", "error_code": "RUN_DEADLINE"}
-                | {"ended_at": utcnow(), "created_at": LONG_AGO},
-            ],
+            base
+            | {"id": failed, "client_run_id": "r2", "status": "failed", "error_code": "RUN_DEADLINE"}
+            | {"ended_at": utcnow()},
         ),
-        (
-            t.RunAttemptRow,
-            [
-                {
-                    "attempt_id": attempt,
-                    "run_id": run,
-                    "session_id": SESSION,
-                    "leg": 1,
-                    "epoch": 1,
-                    "process": "worker-1",
-                }
-            ],
-        ),
-        (t.ProcessRow, [{"id": "worker-1", "kind": "worker", "host": "h", "slots": 3, "attempts": [str(attempt)]}]),
-        (
-            t.OutboxRow,
-            [
-                {"id": new_id(), "kind": "wakeup", "partition": 1, "session_id": SESSION, "run_id": run}
-                | {"user_id": "ada", "payload": {"leg": 1}}
-            ],
-        ),
-        (
-            t.LlmCallRow,
-            [
-                {"run_id": run, "key": "k", "epoch": 1, "session_id": SESSION, "stage": "answer", "provider": "p"}
-                | {"model": "m", "status": "begun", "begun_at": utcnow()}
-            ],
-        ),
+        (t.RunAttemptRow, held),
+        (t.ProcessRow, {"id": "worker-1", "kind": "worker", "host": "h", "slots": 3, "attempts": [str(attempt)]}),
+        (t.OutboxRow, waits | {"id": new_id(), "payload": {"leg": 1}}),
+        (t.LlmCallRow, asked | {"model": "m", "status": "begun", "begun_at": utcnow()}),
         (
             t.WebhookDeliveryRow,
-            [
-                {"id": new_id(), "event_id": new_id(), "endpoint": new_id(), "url": "https://a.example", "body": {}}
-                | {"type": "run.failed", "session_id": SESSION, "run_id": failed, "given_up_at": utcnow()}
-            ],
+            told | {"id": new_id(), "session_id": SESSION, "run_id": failed, "given_up_at": utcnow()},
         ),
-        (
-            t.AuditRow,
-            [
-                {"id": new_id(), "actor": "ada", "action": "tool_call.approved", "at": at}
-                for at in (utcnow(), utcnow() - timedelta(days=500))
-            ],
-        ),
+        (t.AuditRow, approved | {"id": new_id(), "at": utcnow()}),
+        (t.AuditRow, approved | {"id": new_id(), "at": utcnow() - timedelta(days=500)}),
     ]
-    for table, values in rows:
-        for row in values:
-            await connection.execute(t.Base.metadata.tables[table.__tablename__].insert().values(row))
+    for table, row in rows:
+        await connection.execute(t.Base.metadata.tables[table.__tablename__].insert().values(row))
