@@ -30,6 +30,7 @@ from callboard_http.records import Records
 from callboard_http.routes import ROUTES
 from callboard_http.run_commands import RunCommands
 from callboard_http.spans import traced
+from callboard_http.tail_reads import TailReads
 from callboard_http.tickets import Tickets
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
@@ -65,7 +66,7 @@ async def _services(app: web.Application) -> AsyncGenerator[None]:
     commands, _ = await asyncio.gather(
         CommandClient.connect(settings.required_amqp_url(), name, wait=BROKER_WAIT), hub.start(BROKER_WAIT)
     )
-    tail = TailStore(redis, settings.redis_prefix) if redis else None
+    tail = TailReads(TailStore(redis, settings.redis_prefix)) if redis else None
     limits = Limits(settings.http, records, redis, settings.redis_prefix)
     heartbeat = Heartbeat(settings.required_database_url(), name, "http", interval=settings.worker.heartbeat)
     watch_engine(engine)

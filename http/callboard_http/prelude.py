@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from callboard_http.chunk import Chunk
 from callboard_http.moments import Moment
 from callboard_http.scene import Scene
+from callboard_http.tail_reads import TailReads
 from callboard_runtime.agui.run_events import pause_outcome, run_error, run_finished, run_started
 from callboard_runtime.domain.event_batch import ORIGIN, AguiEvent, EventId, to_line
 from callboard_runtime.domain.state_snapshot import RunStatus
-from callboard_runtime.stream.tail import TailStore
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Prelude:
     announced: bool = False
 
 
-async def prelude(moment: Moment, tail: TailStore | None) -> Prelude:
+async def prelude(moment: Moment, tail: TailReads | None) -> Prelude:
     """The prelude to a leg that runs, ended or waits for a worker; without Redis, of what is committed."""
     if moment.end is not None:
         position = EventId(moment.end.epoch, moment.end.seq - 1)  # the closing event itself is read from the log
@@ -83,7 +83,7 @@ def _numbered(events: Sequence[AguiEvent], position: EventId) -> list[Chunk]:
     return [Chunk.unlogged(*first), Chunk(position.epoch, position.seq, to_line(last).encode())]
 
 
-async def _beyond_log(moment: Moment, tail: TailStore | None) -> Chunk | None:
+async def _beyond_log(moment: Moment, tail: TailReads | None) -> Chunk | None:
     """What the present epoch sent and nobody committed yet; up to the first hole, and without the leg's end."""
     if tail is None:
         return None

@@ -19,12 +19,12 @@ from callboard_http.chunk import Chunk
 from callboard_http.event_log import EventLog, LegKey, LegPage, SessionKey
 from callboard_http.hub import EventHub, Subscription
 from callboard_http.prelude import Prelude, terminal
+from callboard_http.tail_reads import MOST_LINES, TailReads
 from callboard_http.withdrawal import Memory, Shown, closings, without_leading_closings
 from callboard_runtime.agui.run_events import run_error, run_started
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.errors import Unavailable
-from callboard_runtime.stream.tail import TailStore
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Sources:
     """Where readers read; without a tail, events arrive live and with the commits."""
 
     log: EventLog
-    tail: TailStore | None
+    tail: TailReads | None
     hub: EventHub
     memory: Memory = field(default_factory=Memory)
 
@@ -243,14 +243,15 @@ class LegReader:
         if tail is None or position == ORIGIN or position.epoch != page.log.epoch or (newest and newest.closing):
             return
         try:
-            batch = await tail.read(self._key.session_id, position, position.epoch)
-        except (RedisError, OSError, TimeoutError) as error:
+            batch = await tail.after(self._key.session_id, position)
+        except (RedisError, OSError, TimeoutError, Unavailable) as error:
             level = logging.DEBUG if unread else logging.WARNING
             logger.log(level, "tail not read: %r", error, extra={"action": "tail_not_read"})
             self._tail_unread = True
             return
         if batch is not None and batch.first_seq == position.seq + 1:
             self._show(Chunk.of_batch(batch))
+            self._live.look |= len(batch.lines) == MOST_LINES  # there is more
 
     # -- when to look again -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from callboard_http.event_log import EventLog
 from callboard_http.hub import EventHub
 from callboard_http.reader import LegReader, Sources
+from callboard_http.tail_reads import TailReads
 from callboard_runtime.domain.event_batch import ORIGIN, AguiEvent, EventId, to_line
 from callboard_runtime.settings import Settings
 
@@ -72,7 +73,7 @@ async def sources(settings: Settings, stage: Backstage) -> AsyncIterator[Sources
     hub = EventHub(settings.required_amqp_url(), "model")
     await hub.start()
     log = EventLog(stage.engine)
-    yield Sources(log, stage.tail, hub)
+    yield Sources(log, TailReads(stage.tail), hub)
     await hub.close()
 
 

@@ -134,6 +134,16 @@ class TailStore:
         entries = await self._redis.xrange(self.key(session_id), min=f"({epoch}-{seq}", max=f"{epoch}-{2**53}")
         return _contiguous(epoch, entries or ())
 
+    async def read_many(self, asked: Iterable[tuple[UUID, EventId]], most: int) -> list[EventBatch | None]:
+        """For each session and event the lines of the event's epoch after it, `most` at most, in one exchange."""
+        asked = list(asked)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session_id, after in asked:
+                last = f"{after.epoch}-{2**53}"
+                pipeline.xrange(self.key(session_id), min=f"({after}", max=last, count=most)
+            found = await pipeline.execute()
+        return [_contiguous(after.epoch, entries or ()) for (_, after), entries in zip(asked, found, strict=True)]
+
     async def delete(self, session_id: UUID) -> None:
         """Remove the tail with its content."""
         await self._redis.delete(self.key(session_id))
