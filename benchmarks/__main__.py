@@ -32,8 +32,8 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sizes = _sizes(options)
-    if max(sizes.idle, sizes.storm) + SPARE_FILES > most:
-        say(f"at most {most} files may be open here: raise `ulimit -Hn`, or give a smaller --idle")
+    if max(sizes.idle, sizes.storm, sizes.crowd + sizes.crowd_idle) + SPARE_FILES > most:
+        say(f"at most {most} files may be open here: raise `ulimit -Hn`, or give a smaller --idle or --crowd-idle")
         return 2
     about = {**machine.describe(), "seed": SEED, "sizes": str(sizes)}
     if options.agui_crewai:
@@ -68,6 +68,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="Callboard worker processes")
     parser.add_argument("--idle", type=int, help="idle streams")
     parser.add_argument("--readers", type=int, help="active readers of one front (fan_out)")
+    parser.add_argument("--crowd", type=int, help="active readers of one front, with a log behind them (readers)")
+    parser.add_argument("--crowd-idle", type=int, help="idle streams beside them")
     parser.add_argument("--agui-crewai", help="Python of an environment that has ag-ui-crewai, to compare with it")
     parser.add_argument("--publish", action="store_true", help="put the tables into benchmarks/README.md")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest", help="folder for the results")
@@ -87,7 +89,9 @@ def _arguments() -> list[str]:
 
 def _sizes(options: argparse.Namespace) -> Sizes:
     sizes = replace(QUICK if options.quick else Sizes(), workers=options.workers)
-    given = {name: getattr(options, name) for name in ("idle", "readers") if getattr(options, name)}
+    given = {
+        name: getattr(options, name) for name in ("idle", "readers", "crowd", "crowd_idle") if getattr(options, name)
+    }
     return replace(sizes, **given)
 
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import insert
 
 from benchmarks.world import Stack, token
-from callboard_runtime.domain.ids import run_uuid, session_uuid
+from callboard_runtime.domain.ids import run_uuid, session_uuid, utcnow
 from callboard_runtime.persistence import tables as t
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import Settings
@@ -26,34 +26,38 @@ BATCH = 500  # rows of one INSERT
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run that an attempt holds, with `logged` committed events of epoch 1."""
+    """A run that an attempt holds, or held, with `logged` committed events of epoch 1."""
 
     session_id: uuid.UUID
     run_id: uuid.UUID
+    thread_id: str
     client_run_id: str
     logged: int
+    over: bool = False
 
 
 def line(number: int) -> dict[str, object]:
     return {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": f"a few words, number {number} "}
 
 
-async def open_runs(stack: Stack, count: int, logged: int = 1) -> list[OpenRun]:
-    """Runs under way, each in a session of its own, as actors would have written them."""
+async def open_runs(stack: Stack, count: int, logged: int = 1, *, over: bool = False) -> list[OpenRun]:
+    """Runs under way, or `over`, each in a session of its own, as actors would have written them."""
     tag = uuid.uuid4().hex[:8]
     names = [(f"thread-{tag}-{number}", f"run-{tag}-{number}") for number in range(count)]
-    runs = [OpenRun(session_uuid(USER, thread), run_uuid(USER, run), run, logged) for thread, run in names]
+    runs = [
+        OpenRun(session_uuid(USER, thread), run_uuid(USER, run), thread, run, logged, over) for thread, run in names
+    ]
     engine = create_engine(Settings(database_url=SecretStr(stack.database)))
     for first in range(0, count, BATCH):
-        await _insert(engine, runs[first : first + BATCH], names[first : first + BATCH])
+        await _insert(engine, runs[first : first + BATCH])
     await engine.dispose()
     return runs
 
 
-async def _insert(engine: object, runs: Sequence[OpenRun], names: Sequence[tuple[str, str]]) -> None:
+async def _insert(engine: object, runs: Sequence[OpenRun]) -> None:
     async with engine.begin() as db:  # type: ignore[attr-defined]
         for table, rows in (
-            (t.SessionRow, [_session(run, thread) for run, (thread, _) in zip(runs, names, strict=True)]),
+            (t.SessionRow, [_session(run) for run in runs]),
             (t.RunRow, [_run(run) for run in runs]),
             (t.RunLegRow, [_leg(run) for run in runs]),
             (t.RunAttemptRow, [_attempt(run) for run in runs]),
@@ -62,23 +66,27 @@ async def _insert(engine: object, runs: Sequence[OpenRun], names: Sequence[tuple
             await db.execute(insert(table), rows)
 
 
-def _session(run: OpenRun, thread: str) -> dict[str, object]:
-    return {"id": run.session_id, "user_id": USER, "thread_id": thread, "log_epoch": 1, "log_seq": run.logged}
+def _session(run: OpenRun) -> dict[str, object]:
+    return {"id": run.session_id, "user_id": USER, "thread_id": run.thread_id, "log_epoch": 1, "log_seq": run.logged}
 
 
 def _run(run: OpenRun) -> dict[str, object]:
     named = {"id": run.run_id, "user_id": USER, "client_run_id": run.client_run_id, "session_id": run.session_id}
-    return {**named, "agent_id": "chat", "digest": "d", "input": {}, "config": {}, "status": "running"}
+    status, ended = ("succeeded", utcnow()) if run.over else ("running", None)
+    about = {"agent_id": "chat", "digest": "d", "input": {}, "config": {}}
+    return {**named, **about, "status": status, "ended_at": ended}
 
 
 def _leg(run: OpenRun) -> dict[str, object]:
     named = {"run_id": run.run_id, "user_id": USER, "client_run_id": run.client_run_id}
-    return {**named, "leg": 1, "digest": "d", "first_epoch": 1}
+    end = {"last_epoch": 1, "last_seq": run.logged, "ended_at": utcnow()} if run.over else {}
+    return {**named, "leg": 1, "digest": "d", "first_epoch": 1, **end}
 
 
 def _attempt(run: OpenRun) -> dict[str, object]:
     named = {"attempt_id": uuid.uuid4(), "run_id": run.run_id, "session_id": run.session_id}
-    return {**named, "leg": 1, "epoch": 1, "process": "bench"}
+    end = {"outcome": "finished", "ended_at": utcnow()} if run.over else {}
+    return {**named, "leg": 1, "epoch": 1, "process": "bench", **end}
 
 
 def _segment(run: OpenRun) -> dict[str, object]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.results import Result
 from benchmarks.sizes import Sizes
-from benchmarks.workloads import actor_commits, chat, commands, fan_out, hops, idle_streams, reconnects, scale
+from benchmarks.workloads import actor_commits, chat, commands, fan_out, hops, idle_streams, readers, reconnects, scale
 from benchmarks.world import World
 
 WORKLOADS: Mapping[str, Callable[[World, Sizes], Result]] = {
@@ -14,6 +14,7 @@ WORKLOADS: Mapping[str, Callable[[World, Sizes], Result]] = {
     "commands": commands.run,
     "fan_out": fan_out.run,
     "idle_streams": idle_streams.run,
+    "readers": readers.run,
     "reconnects": reconnects.run,
     "scale": scale.run,
 }
