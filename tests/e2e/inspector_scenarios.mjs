@@ -1,7 +1,7 @@
 // What an operator does with the inspector; each returns what they then see.
 import { flaws } from "./axe.mjs";
 
-const VIEWS = ["overview", "runs", "sessions", "approvals", "dead-letters", "processes"];
+const VIEWS = ["overview", "runs", "sessions", "approvals", "webhooks", "dead-letters", "processes"];
 
 const view = (page) => page.locator("#view").innerText();
 const looked = (page) => page.waitForFunction(() => document.querySelector("#updated").textContent !== "");

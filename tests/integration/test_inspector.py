@@ -13,7 +13,7 @@ from typing import Any
 
 import aio_pika
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import delete, insert, select, text, update
 
 from callboard_http.routes import operator, operator_system
 from callboard_runtime.broker import topology
@@ -102,6 +102,8 @@ WRONG = {
     "/runs?agent=a%00b": "agent",
     "/runs/r1": "internal_id",
     "/approvals?limit=0": "limit",
+    "/webhooks?status=late": "status",
+    "/webhooks?after=xyz": "after",
     "/dead-letters?limit=x": "limit",
     "/dead-letters/a-b": "letter",
 }
@@ -280,6 +282,28 @@ async def test_approvals_are_what_a_person_owes_without_the_arguments(front: Fro
     found = await pages(front, "/approvals", "approvals")
     assert [(line["interrupt_id"], line["tool_name"], line["run_id"]) for line in found] == [("int_1", "refund", "r1")]
     assert SECRET_WORDS not in json.dumps(found)
+
+
+async def test_deliveries_to_webhooks_by_what_became_of_them(front: Front, stage: Backstage) -> None:
+    leg, at = await stage.add_run("thread-1", "run-1", "ada", "failed"), utcnow()
+    row = {"endpoint": uuid.uuid4(), "url": "https://h/in", "type": "run.failed", "body": {"secret": SECRET_WORDS}}
+    ids = {"session_id": leg.key.session_id, "run_id": leg.key.run_id}
+    ends = [{}, {"delivered_at": at, "attempts": 1}, {"given_up_at": at, "attempts": 50, "last_status": 500}]
+    for age, end in enumerate(ends):
+        made = {"id": uuid.uuid4(), "event_id": uuid.uuid4(), "created_at": at - timedelta(seconds=age)}
+        await stage.execute(insert(t.WebhookDeliveryRow).values(**row, **ids, **made, **end))
+    found = await pages(front, "/webhooks", "deliveries")
+    assert [(line["status"], line["attempts"], line["last_status"]) for line in found] == [
+        ("open", 0, None),
+        ("delivered", 1, None),
+        ("given_up", 50, 500),
+    ]
+    assert [line["next_try"] is None for line in found] == [False, True, True]
+    assert {(line["run_id"], line["session_id"], line["user_id"]) for line in found} == {("run-1", "thread-1", "ada")}
+    assert SECRET_WORDS not in json.dumps(found)
+    assert len((await get(front, "/webhooks?status=open,given_up"))["deliveries"]) == 2
+    await stage.execute(delete(t.SessionRow))
+    assert {line["run_id"] for line in (await get(front, "/webhooks"))["deliveries"]} == {None}
 
 
 # -- the system -------------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from callboard_runtime.domain.ids import run_uuid, session_uuid
 from callboard_runtime.persistence import tables as t
@@ -51,6 +52,23 @@ async def test_lists_are_tables_for_people_and_json_for_programs(run: AsyncRun) 
     code, text, _ = await run("sessions", "list", "--user", "ada", "--json", "--after", page["next"])
     assert json.loads(text)["next"] is None
     assert "a private title" not in table + text
+
+
+async def test_deliveries_to_webhooks_are_listed_with_what_was_answered(run: AsyncRun, stage: Backstage) -> None:
+    leg = await stage.add_run("thread-1", "run-1", "ada", "failed")
+    ids = {name: uuid.uuid4() for name in ("id", "event_id", "endpoint")}
+    whose = {"session_id": leg.key.session_id, "run_id": leg.key.run_id}
+    said = {"url": "https://h/in", "type": "run.failed", "attempts": 2, "last_status": 502, "last_error": "Bad Gateway"}
+    await stage.execute(insert(t.WebhookDeliveryRow).values(**ids, **whose, **said))
+    code, table, _ = await run("webhooks", "list")
+    assert code == 0
+    assert table.splitlines()[1].split()[:8] == [
+        *("run.failed", "https://h/in", "open", "2", "502", "Bad", "Gateway", "run-1")
+    ]
+    code, text, _ = await run("webhooks", "list", "--status", "delivered,given_up", "--json")
+    assert (code, json.loads(text)) == (0, {"deliveries": [], "next": None})
+    code, _, error = await run("webhooks", "list", "--status", "late")
+    assert (code, "write of open, delivered, given_up" in error) == (2, True)
 
 
 @pytest.mark.usefixtures("some_runs")

@@ -37,9 +37,9 @@ def test_help_lists_the_commands_in_the_order_of_their_use(run: Run, capsys: pyt
     assert run("--help") == 0
     text = capsys.readouterr().out
     listed = text.partition("Commands:")[2].splitlines()
-    names = [line.split()[0] for line in listed if line.startswith("  ") and line[2:3].isalpha()][:15]
+    names = [line.split()[0] for line in listed if line.startswith("  ") and line[2:3].isalpha()][:16]
     commands = ["migrate", "status", "load", "openapi", "asyncapi", "runs", "sessions", "approvals"]
-    commands += ["agents", "config", "dlq"]
+    commands += ["agents", "config", "dlq", "webhooks"]
     assert names == ["up", "http", "actors", "worker", *commands]
     assert "callboard up" in text
     assert "callboard config env-example" in text

@@ -25,6 +25,7 @@ from callboard_runtime.embedded.running import FILE, noted, running_services
 from callboard_runtime.errors import InvalidInput
 from callboard_runtime.inspection.ages import moment
 from callboard_runtime.inspection.paging import NEWEST, OLDEST, Position, check_count
+from callboard_runtime.inspection.views import DeliveryStatus
 from command_line import Run, runner
 
 URLS = {"database_url": "postgresql://u:secret@h/d", "amqp_url": "amqp://h/", "redis_url": "redis://h/0"}
@@ -124,6 +125,8 @@ def test_arguments_are_a_json_object(given_text: str) -> None:
 def test_the_statuses_that_are_offered_are_those_that_there_are() -> None:
     assert tuple(RunStatus) == completion.RUN_STATUSES
     assert tuple(SessionStatus) == completion.SESSION_STATUSES
+    assert tuple(DeliveryStatus) == completion.DELIVERY_STATUSES
+    assert completion.delivery_statuses("g") == ["given_up"]
     assert completion.run_statuses("ca") == ["cancelling", "cancelled"]
 
 

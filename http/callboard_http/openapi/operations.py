@@ -300,6 +300,10 @@ OPERATOR_OPERATIONS = (
         v.RunDetail,
     ),
     _look("/approvals", "inspectApprovals", "what waits for a decision, longest first", v.ApprovalList, *_PAGE),
+    _look(
+        "/webhooks", "inspectWebhooks", "deliveries to webhooks, the newest first", v.DeliveryList,
+        _statuses(v.DeliveryStatus), *_PAGE,
+    ),
     _look("/status", "inspectStatus", "services, processes, backlog and queues, and what is wrong", v.Status),
     _look("/processes", "inspectProcesses", "processes and their heartbeats", v.ProcessList),
     _look("/partitions", "inspectPartitions", "who took each partition last", v.PartitionList),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -24,13 +24,15 @@ from callboard_runtime.inspection.paging import MAX_PAGE
 from callboard_runtime.inspection.run_detail import get_run
 from callboard_runtime.inspection.runs import RunFilter, list_runs
 from callboard_runtime.inspection.sessions import SessionFilter, get_session, list_sessions
+from callboard_runtime.inspection.views import DeliveryStatus
+from callboard_runtime.inspection.webhooks import list_deliveries
 
 OPERATOR = "/api/v1/operator"
 READ = "operator_read"
 MAX_NAME = 200
 
 T = TypeVar("T")
-S = TypeVar("S", SessionStatus, RunStatus)
+S = TypeVar("S", SessionStatus, RunStatus, DeliveryStatus)
 
 
 async def sessions(request: web.Request) -> web.Response:
@@ -38,7 +40,7 @@ async def sessions(request: web.Request) -> web.Response:
     await operator(request, "sessions of all users")
     user = request.query.get("user")
     wanted = SessionFilter(
-        check_user(user) if user is not None else None, _statuses(request, SessionStatus, SessionFilter())
+        check_user(user) if user is not None else None, _statuses(request, SessionStatus, SessionFilter().statuses)
     )
     engine = request.app[SERVICES].engine
     return view(await looked(request, list_sessions(engine, wanted, rows_wanted(request), request.query.get("after"))))
@@ -60,7 +62,7 @@ async def runs(request: web.Request) -> web.Response:
     session_id = request.query.get("session")
     wanted = RunFilter(
         session=parse_id("session", session_id) if session_id is not None else None,
-        statuses=_statuses(request, RunStatus, RunFilter()),
+        statuses=_statuses(request, RunStatus, RunFilter().statuses),
         agent_id=_name(request, "agent"),
         since=moment("newer_than", request.query.get("newer_than")),
         until=moment("older_than", request.query.get("older_than")),
@@ -93,6 +95,14 @@ async def approvals(request: web.Request) -> web.Response:
     await operator(request, "approvals of all users")
     engine = request.app[SERVICES].engine
     return view(await looked(request, list_approvals(engine, rows_wanted(request), request.query.get("after"))))
+
+
+async def webhooks(request: web.Request) -> web.Response:
+    """GET /webhooks: deliveries, the newest first; `?status=`."""
+    await operator(request, "webhooks")
+    statuses, engine = _statuses(request, DeliveryStatus, list(DeliveryStatus)), request.app[SERVICES].engine
+    question = list_deliveries(engine, statuses, rows_wanted(request), request.query.get("after"))
+    return view(await looked(request, question))
 
 
 # -- what these and the other operator routes share -------------------------------------------------------------------
@@ -164,11 +174,11 @@ def parse_id(name: str, given: str) -> UUID:
         raise InvalidInput(f"{name}: must be an internal id, which is a UUID; a list has them as `id`") from None
 
 
-def _statuses(request: web.Request, kind: type[S], otherwise: SessionFilter | RunFilter) -> list[S]:
+def _statuses(request: web.Request, kind: type[S], otherwise: Sequence[S]) -> list[S]:
     """`?status=`, one or several with commas."""
     given = request.query.get("status")
     if given is None:
-        return [kind(status) for status in otherwise.statuses]
+        return list(otherwise)
     try:
         return list(dict.fromkeys(kind(name) for name in given.split(",")))
     except ValueError:
@@ -188,4 +198,5 @@ ROUTES = [
     web.get(OPERATOR + "/runs", runs),
     web.get(OPERATOR + "/runs/{internal_id}", run),
     web.get(OPERATOR + "/approvals", approvals),
+    web.get(OPERATOR + "/webhooks", webhooks),
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from callboard_runtime.cli import agents, approvals, config, dlq, migrate, runs, sessions, status
+from callboard_runtime.cli import agents, approvals, config, dlq, migrate, runs, sessions, status, webhooks
 from callboard_runtime.cli.processes import add_documents, add_load, add_processes
 from callboard_runtime.cli.running import COMMANDS, use_running_services
 from callboard_runtime.errors import CallboardError, ConfigError, InvalidInput, SettingsError, Unavailable
@@ -18,9 +18,9 @@ Start with `callboard up`: it brings its own PostgreSQL, Valkey and message brok
 playground. In production run `callboard migrate` once per release, then any number of `http`, `actors` and `worker`
 processes. Settings come from CALLBOARD_… variables and from .env: see `callboard config env-example`.
 
-`status`, `runs`, `sessions`, `approvals`, `agents` and `dlq` look at the configured services, else at those of a
-`callboard up` on this machine; with --json they print what programs can read. `--install-completion` teaches them to
-your shell. Exit codes: 0 done; 1 failed, or `status` or a check found something wrong; 2 wrong usage or settings.
+`status`, `runs`, `sessions`, `approvals`, `agents`, `webhooks` and `dlq` look at the configured services, else at those
+of a `callboard up` on this machine; with --json they print what programs can read. `--install-completion` teaches them
+to your shell. Exit codes: 0 done; 1 failed, or `status` or a check found something wrong; 2 wrong usage or settings.
 """
 
 _NEXT: tuple[tuple[type[CallboardError], str], ...] = (
@@ -70,6 +70,7 @@ def build_app() -> typer.Typer:
     app.add_typer(agents.app, name="agents")
     app.add_typer(config.app, name="config")
     app.add_typer(dlq.app, name="dlq")
+    app.add_typer(webhooks.app, name="webhooks")
     add_load(app)
     add_documents(app)
     return app

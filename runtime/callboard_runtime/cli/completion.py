@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 RUN_STATUSES = ("queued", "running", "awaiting_input", "cancelling", "succeeded", "failed", "cancelled")
 SESSION_STATUSES = ("idle", "active", "awaiting_input", "deleted")
+DELIVERY_STATUSES = ("open", "delivered", "given_up")
 
 
 def run_statuses(incomplete: str) -> list[str]:
@@ -20,6 +21,10 @@ def run_statuses(incomplete: str) -> list[str]:
 
 def session_statuses(incomplete: str) -> list[str]:
     return _of(incomplete, SESSION_STATUSES)
+
+
+def delivery_statuses(incomplete: str) -> list[str]:
+    return _of(incomplete, DELIVERY_STATUSES)
 
 
 def run_ids(incomplete: str) -> list[str]:

@@ -18,7 +18,17 @@ from callboard_runtime.inspection.run_detail import get_run
 from callboard_runtime.inspection.runs import RunFilter, list_runs
 from callboard_runtime.inspection.sessions import SessionFilter, get_session, list_sessions
 from callboard_runtime.inspection.status import get_status
-from callboard_runtime.inspection.views import RunDetail, RunLine, RunList, SessionDetail, SessionList, Status
+from callboard_runtime.inspection.views import (
+    DeliveryList,
+    DeliveryStatus,
+    RunDetail,
+    RunLine,
+    RunList,
+    SessionDetail,
+    SessionList,
+    Status,
+)
+from callboard_runtime.inspection.webhooks import list_deliveries
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.tail import connect_redis
@@ -26,7 +36,7 @@ from callboard_runtime.stream.tail import connect_redis
 RUNS_OF_A_SESSION = 50
 
 T = TypeVar("T")
-S = TypeVar("S", RunStatus, SessionStatus)
+S = TypeVar("S", RunStatus, SessionStatus, DeliveryStatus)
 
 
 def ask(question: Callable[[AsyncEngine], Awaitable[T]]) -> T:
@@ -92,6 +102,11 @@ def run(given: str, user: str | None) -> RunDetail:
         return detail
 
     return ask(question)
+
+
+def deliveries(status: str | None, count: int, after: str | None) -> DeliveryList:
+    wanted = _statuses(DeliveryStatus, status) or list(DeliveryStatus)
+    return ask(lambda engine: list_deliveries(engine, wanted, count, after))
 
 
 def status() -> Status:

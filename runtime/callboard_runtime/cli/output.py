@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 if TYPE_CHECKING:
-    from callboard_runtime.inspection.views import ApprovalList, RunList, SessionList
+    from callboard_runtime.inspection.views import ApprovalList, DeliveryList, RunList, SessionList
 
 
 def print_json(value: object) -> None:
@@ -38,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_page(
-    page: ApprovalList | RunList | SessionList, columns: Sequence[str], rows: Iterable[Sequence[str]], *, as_json: bool
+    page: ApprovalList | DeliveryList | RunList | SessionList, columns: Sequence[str], rows: Iterable[Sequence[str]], *, as_json: bool
 ) -> None:
     """Print a page of a list, and for people how to get the next one."""
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-COMMANDS = frozenset({"agents", "approvals", "dlq", "runs", "sessions", "status"})
+COMMANDS = frozenset({"agents", "approvals", "dlq", "runs", "sessions", "status", "webhooks"})
 _URLS = ("database_url", "amqp_url", "redis_url")
 
 

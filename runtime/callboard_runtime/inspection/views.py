@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
@@ -353,3 +354,39 @@ class DeadLetterDetail(View):
     letter: DeadLetterLine
     headers: dict[str, JsonValue]
     body: JsonValue
+
+
+# -- webhooks ---------------------------------------------------------------------------------------------------------
+
+
+class DeliveryStatus(StrEnum):
+    OPEN = "open"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"
+
+
+class DeliveryLine(View):
+    """What one URL, shown without its query, is told of one event; a deleted run or session has no names any more."""
+
+    id: Id
+    event_id: Id
+    type: str
+    url: str
+    status: DeliveryStatus
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    run: Id
+    run_id: str | None
+    session: Id
+    session_id: str | None
+    user_id: str | None
+    created_at: datetime
+    attempted_at: datetime | None
+    next_try: datetime | None
+    ended_at: datetime | None
+
+
+class DeliveryList(View):
+    deliveries: tuple[DeliveryLine, ...]
+    next: str | None

@@ -16,6 +16,7 @@ import { RunView } from "./views/run.js";
 import { RunsView } from "./views/runs.js";
 import { SessionView } from "./views/session.js";
 import { SessionsView } from "./views/sessions.js";
+import { WebhooksView } from "./views/webhooks.js";
 
 const REFRESH = 3000; // milliseconds between the end of one look and the next
 const TICK = 1000;
@@ -25,6 +26,7 @@ const VIEWS = {
   sessions: { list: SessionsView, one: SessionView },
   approvals: { list: ApprovalsView },
   "dead-letters": { list: DeadLettersView, one: DeadLetterView },
+  webhooks: { list: WebhooksView },
   processes: { list: ProcessesView },
 };
 
