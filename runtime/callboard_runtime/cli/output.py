@@ -38,7 +38,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_page(
-    page: ApprovalList | DeliveryList | RunList | SessionList, columns: Sequence[str], rows: Iterable[Sequence[str]], *, as_json: bool
+    page: ApprovalList | DeliveryList | RunList | SessionList,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    as_json: bool,
 ) -> None:
     """Print a page of a list, and for people how to get the next one."""
     if as_json:
