@@ -49,15 +49,15 @@ class AmqpDelivery:
         self.redelivered = bool(message.redelivered)
         acks.delivered(self._tag)
 
-    async def ack(self) -> None:
+    def ack(self) -> None:
         """The command took effect, or was refused, and both are committed."""
         self._acks.ack(self._tag)
 
-    async def reject(self) -> None:
+    def reject(self) -> None:
         """Set the message aside in the dead-letter queue."""
         self._acks.reject(self._tag, requeue=False)
 
-    async def retry(self) -> None:
+    def retry(self) -> None:
         """Have it delivered again; counts against the queue's delivery limit."""
         self._acks.reject(self._tag, requeue=True)
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from callboard_actors.groups import Groups, Work
 from callboard_actors.sessions import Sessions
 from callboard_actors.settle import Envelope, Unreadable, settle
-from callboard_runtime.domain.commands import FailRun, Reply, decode_command
+from callboard_runtime.domain.commands import Command, FailRun, Reply, decode_command
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.errors import CallboardError
 
@@ -46,7 +46,7 @@ class PartitionMailboxes:
         try:
             command = decode_command(envelope.body)
         except CallboardError as error:
-            self._later(settle(envelope, Unreadable(error), self._groups.services.replier, None))
+            self._settle(envelope, Unreadable(error), None)
             return
         work, waiting = Work(command, envelope, self), self._waiting.get(command.session_id)
         if waiting is None:
@@ -87,7 +87,7 @@ class PartitionMailboxes:
     def done(self, work: Work, outcome: Reply | BaseException) -> None:
         """Answer the command, and let its session's next one go to work."""
         if work.envelope is not None:
-            self._later(settle(work.envelope, outcome, self._groups.services.replier, work.command))
+            self._settle(work.envelope, outcome, work.command)
         session_id = work.command.session_id
         waiting = self._waiting[session_id]
         waiting.popleft()
@@ -95,6 +95,13 @@ class PartitionMailboxes:
             self._groups.add(waiting[0])
         else:
             del self._waiting[session_id]
+
+    def _settle(self, envelope: Envelope, outcome: Reply | BaseException, command: Command | None) -> None:
+        """A reply or an acknowledgement that fails is repeated by those who miss it, and keeps nobody else waiting."""
+        try:
+            settle(envelope, outcome, self._groups.services.replier, command)
+        except Exception:
+            logger.exception("not settled", extra={"action": "not_settled"})
 
     def give_up(self, work: Work, error: BaseException) -> None:
         """A bug: set the command aside, end the active run, and let the session go on."""
@@ -106,17 +113,13 @@ class PartitionMailboxes:
 
     def after(self, work: Awaitable[None]) -> None:
         """Have something done that a closing waits for."""
-        self._later(work)
-
-    def _later(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(_quietly(work))
         self._after.add(task)
         task.add_done_callback(self._after.discard)
 
 
 async def _quietly(work: Awaitable[None]) -> None:
-    """Replies and acknowledgements are repeated by those who miss them; a closed channel is nobody's error."""
     try:
         await work
-    except Exception as error:  # noqa: BLE001
-        logger.debug("not settled: %r", error, extra={"action": "not_settled"})
+    except Exception as error:  # noqa: BLE001 - what comes after a commit is not needed for it
+        logger.debug("not done: %r", error, extra={"action": "after_failed"})

@@ -14,13 +14,10 @@ import aio_pika
 import aiormq.abc
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import DeliveryError
-from aiormq import spec
 from aiormq.abc import ChannelFrame
-from pamqp.base import Frame
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
 
 from callboard_runtime.broker.connection import BrokerLink, ConnectionGone, Line, open_channel
+from callboard_runtime.broker.frames import reply
 from callboard_runtime.broker.topology_setup import declare
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.settings import Settings
@@ -32,7 +29,7 @@ CONFIRM_TIMEOUT = 5.0  # seconds
 MOST_REPLIES = 10_000  # that wait for a connection, or for one that takes nothing
 WRITTEN = 256  # replies that are kept for a moment, in case that their connection breaks
 TOGETHER = 64  # replies in one write
-FRAME = 64 * 1024  # bytes of a body in one frame; every broker takes that much
+FRAME = 64 * 1024  # bytes of one frame, of which eight are not the body's; every broker takes that much
 
 
 class _ActorLine(Line):
@@ -51,9 +48,6 @@ class _ActorLine(Line):
 
     def lost(self) -> None:
         self._writer.lost()
-
-
-_untyped: Any = ChannelFrame  # its future says nothing of what it holds
 
 
 class ReplyWriter:
@@ -97,23 +91,17 @@ class ReplyWriter:
     async def _write(self, channel: Any) -> None:
         try:
             while self._waiting:
-                frames = _untyped.marshall(frames=self._frames(), channel_number=channel.number)
-                await channel.write_queue.put(frames)
+                frame = ChannelFrame(payload=self._frames(channel.number), should_close=False)
+                await channel.write_queue.put(frame)
         finally:
             if self._task is asyncio.current_task():
                 self._task = None
 
-    def _frames(self) -> list[Frame | ContentHeader | ContentBody]:
-        frames: list[Frame | ContentHeader | ContentBody] = []
-        for _ in range(min(len(self._waiting), TOGETHER)):
-            reply = reply_to, correlation_id, body = self._waiting.popleft()
-            self._written.append(reply)
-            properties = spec.Basic.Properties(
-                content_type="application/json", correlation_id=correlation_id, delivery_mode=TRANSIENT
-            )
-            frames += (spec.Basic.Publish(routing_key=reply_to), ContentHeader(0, len(body), properties))
-            frames += (ContentBody(body[at : at + FRAME]) for at in range(0, len(body), FRAME))
-        return frames
+    def _frames(self, channel: int) -> bytes:
+        """The next few replies; those written are kept for a moment."""
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), TOGETHER))]
+        self._written.extend(taken)
+        return b"".join([reply(channel, *each, room=FRAME - 8) for each in taken])
 
 
 class ActorPublisher:
@@ -138,7 +126,7 @@ class ActorPublisher:
     def connected(self) -> bool:
         return self._link.current is not None
 
-    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
+    def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         """Answer a caller without waiting; twice at times, and one that hears nothing sends its command again."""
         self._replies.add(reply_to, correlation_id, body)
 

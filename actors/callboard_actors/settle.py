@@ -25,17 +25,21 @@ logger = logging.getLogger(__name__)
 
 
 class Delivery(Protocol):
-    """A message on loan from the broker; each of these may be called once, and fails harmlessly on a closed channel."""
+    """A message on loan from the broker; each of these may be called once, never waits, and on a closed channel does
+    nothing.
+    """
 
     @property
     def redelivered(self) -> bool: ...
-    async def ack(self) -> None: ...
-    async def reject(self) -> None: ...
-    async def retry(self) -> None: ...
+    def ack(self) -> None: ...
+    def reject(self) -> None: ...
+    def retry(self) -> None: ...
 
 
 class Replier(Protocol):
-    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None: ...
+    """Answers callers, at most once and without waiting."""
+
+    def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +84,19 @@ def reply_of(outcome: Reply | BaseException) -> Reply:
     return refusal(error if isinstance(error, Refused) else CallboardError("The command failed; it was set aside."))
 
 
-async def settle(envelope: Envelope, outcome: Reply | BaseException, replier: Replier, command: Command | None) -> None:
+def settle(envelope: Envelope, outcome: Reply | BaseException, replier: Replier, command: Command | None) -> None:
     """Answer the caller and give the message back; HOLD and LEAVE do neither."""
     fate = fate_of(outcome)
     if fate in (Fate.HOLD, Fate.LEAVE):
         return
     if envelope.reply_to and envelope.correlation_id:
-        await replier.reply(envelope.reply_to, envelope.correlation_id, encode_reply(reply_of(outcome)))
+        replier.reply(envelope.reply_to, envelope.correlation_id, encode_reply(reply_of(outcome)))
     _note(envelope, outcome, fate, command)
     if fate is Fate.ACKNOWLEDGE:
-        await envelope.delivery.ack()
+        envelope.delivery.ack()
         return
     _log_dead_letter(outcome, command)
-    await envelope.delivery.reject()
+    envelope.delivery.reject()
 
 
 def _note(envelope: Envelope, outcome: Reply | BaseException, fate: Fate, command: Command | None) -> None:

@@ -70,9 +70,9 @@ def run(world: World, sizes: Sizes) -> Result:
 class _Delivery:
     redelivered = False
 
-    async def ack(self) -> None: ...
-    async def reject(self) -> None: ...
-    async def retry(self) -> None: ...
+    def ack(self) -> None: ...
+    def reject(self) -> None: ...
+    def retry(self) -> None: ...
 
 
 class _Replies:
@@ -81,7 +81,7 @@ class _Replies:
     def __init__(self) -> None:
         self.waiting: dict[str, asyncio.Future[c.Reply]] = {}
 
-    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
+    def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         self.waiting.pop(correlation_id).set_result(c.decode_reply(body))
 
 

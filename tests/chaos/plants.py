@@ -103,7 +103,7 @@ def _ack_before_commit() -> None:
         await ingress._reply(line, message, await self._answer(request))
 
     def put(self: Any, envelope: Any) -> None:
-        self._later(envelope.delivery.ack())
+        envelope.delivery.ack()
         asyncio.get_running_loop().call_later(WIDE, take_in, self, envelope)
 
     ingress.Ingress._handle = acknowledged_first  # type: ignore[method-assign]

@@ -68,7 +68,7 @@ class Ledger:
                 self.lost.set()
                 return
             for envelope in group:
-                await envelope.delivery.ack()
+                envelope.delivery.ack()
 
     async def _commit(self, group: list[Envelope]) -> bool:
         async with self._engine.begin() as connection:

@@ -38,13 +38,13 @@ class Delivered:
     fate: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     redelivered: bool = False
 
-    async def ack(self) -> None:
+    def ack(self) -> None:
         self.fate.set_result("ack")
 
-    async def reject(self) -> None:
+    def reject(self) -> None:
         self.fate.set_result("reject")
 
-    async def retry(self) -> None:
+    def retry(self) -> None:
         self.fate.set_result("retry")
 
 
@@ -52,7 +52,7 @@ class Replies:
     def __init__(self) -> None:
         self.waiting: dict[str, asyncio.Future[c.Reply]] = {}
 
-    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
+    def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         self.waiting[correlation_id].set_result(c.decode_reply(body))
 
 

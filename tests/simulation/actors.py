@@ -51,9 +51,9 @@ class SimActor:
     async def take(self, partition: int) -> int:
         return await self.db.ask(lambda tables: tables.take(partition, self.process.name))
 
-    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
+    def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         self.world.replied[correlation_id] = c.decode_reply(body)
-        await self.process.call(lambda: self.world.broker.reply(reply_to, correlation_id, body))
+        self.process.spawn(self.process.call(lambda: self.world.broker.reply(reply_to, correlation_id, body)))
 
     async def _beat(self) -> None:
         while True:

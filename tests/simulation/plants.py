@@ -51,7 +51,7 @@ real_put = mailbox.PartitionMailboxes.put
 
 
 def _ack_before_commit(self: Any, envelope: Any) -> None:
-    self._later(envelope.delivery.ack())
+    envelope.delivery.ack()
     real_put(self, envelope)
 
 

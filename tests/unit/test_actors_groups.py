@@ -77,13 +77,13 @@ class Delivered:
     fate: str = "kept"
     redelivered: bool = False
 
-    async def ack(self) -> None:
+    def ack(self) -> None:
         self.fate = "acknowledged"
 
-    async def reject(self) -> None:
+    def reject(self) -> None:
         self.fate = "dead letter"
 
-    async def retry(self) -> None:
+    def retry(self) -> None:
         self.fate = "requeued"
 
 
@@ -96,7 +96,7 @@ class Process:
         self.groups = Groups(Services(self.store, settings, self, lambda _: None))
         self.mailboxes: dict[int, PartitionMailboxes] = {}
 
-    async def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
+    def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         self.replies[correlation_id].set_result(c.decode_reply(body))
 
     def send(self, thread: str, run: str = "run") -> tuple[Delivered, asyncio.Future[c.Reply]]:

@@ -9,7 +9,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from callboard_runtime.broker.frames import Header, basic_ack, basic_nack, transient
+from callboard_runtime.broker.frames import Header, basic_ack, basic_nack, reply, transient
 
 NAMES = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=30)
 VALUES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=40))
@@ -44,3 +44,21 @@ def test_pamqp_reads_settlements(tag: int, channel: int, flag: bool) -> None:
     _, number, nack = frame.unmarshal(basic_nack(channel, tag, requeue=flag))
     assert isinstance(nack, Basic.Nack)
     assert (number, nack.delivery_tag, nack.multiple, nack.requeue) == (channel, tag, False, flag)
+
+
+@given(NAMES, NAMES, st.binary(max_size=300), st.integers(1, 200), st.integers(1, 2047))
+def test_pamqp_reads_replies(queue: str, correlation: str, body: bytes, room: int, channel: int) -> None:
+    wire, frames = reply(channel, queue, correlation, body, room), list[object]()
+    while wire:
+        used, number, found = frame.unmarshal(wire)
+        assert number == channel
+        frames.append(found)
+        wire = wire[used:]
+    publish, header, *parts = frames
+    assert isinstance(publish, Basic.Publish)
+    assert (publish.exchange, publish.routing_key, publish.mandatory) == ("", queue, False)
+    assert isinstance(header, ContentHeader)
+    told = header.properties
+    assert (told.content_type, told.correlation_id, told.delivery_mode) == ("application/json", correlation, 1)
+    assert header.body_size == len(body)
+    assert b"".join(part.value for part in parts if isinstance(part, ContentBody)) == body

@@ -9,6 +9,7 @@ from functools import lru_cache
 BASIC, PUBLISH, ACK, NACK = 60, 40, 80, 120  # class and methods
 METHOD_FRAME, HEADER_FRAME, BODY_FRAME, END = 1, 2, 3, b"\xce"
 HEADERS_AND_DELIVERY_MODE = 0x3000  # the properties that follow
+TYPE_DELIVERY_MODE_AND_CORRELATION = 0x9400
 TRANSIENT = b"\x01"
 
 Header = str | int | bool
@@ -21,6 +22,15 @@ def transient(
     table = b"".join(_entry(name, value) for name, value in headers.items())
     header = struct.pack(">HHQHI", BASIC, 0, len(body), HEADERS_AND_DELIVERY_MODE, len(table)) + table + TRANSIENT
     parts = [_method(channel, exchange, routing_key), _frame(HEADER_FRAME, channel, header)]
+    parts += [_frame(BODY_FRAME, channel, body[at : at + room]) for at in range(0, len(body), room)]
+    return b"".join(parts)
+
+
+def reply(channel: int, reply_to: str, correlation_id: str, body: bytes, room: int) -> bytes:
+    """A JSON answer to a caller's queue, by way of the default exchange, without confirmation."""
+    properties = _JSON + TRANSIENT + _short(correlation_id)
+    header = struct.pack(">HHQH", BASIC, 0, len(body), TYPE_DELIVERY_MODE_AND_CORRELATION) + properties
+    parts = [_method(channel, "", reply_to), _frame(HEADER_FRAME, channel, header)]
     parts += [_frame(BODY_FRAME, channel, body[at : at + room]) for at in range(0, len(body), room)]
     return b"".join(parts)
 
@@ -64,3 +74,6 @@ def _name(name: str) -> bytes:
 def _short(text: str) -> bytes:
     encoded = text.encode()
     return bytes((len(encoded),)) + encoded
+
+
+_JSON = _short("application/json")
