@@ -78,6 +78,9 @@ class Takeover:
     transcript: tuple[NewMessage, ...] = ()  # the session's messages, without the withdrawn
 
 
+NO_TAKEOVER = Takeover()
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     now: datetime

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from callboard_actors.facts import Facts, KnownAttempt, KnownRun, Policy, Takeover
+from callboard_actors.facts import NO_TAKEOVER, Facts, KnownAttempt, KnownRun, Policy, Takeover
 from callboard_actors.look import Found
 from callboard_runtime.agui.open_parts import OpenParts
 from callboard_runtime.config.loader import Rows, resolve_rows
@@ -81,13 +81,14 @@ class Gatherer:
         return isinstance(command, MAY_FORCE) and snapshot.active is not None
 
     def bare(self) -> Facts:
-        return Facts(now=utcnow(), policy=self._policy)
+        return Facts(now=utcnow(), policy=self._policy, takeover=NO_TAKEOVER)
 
     async def gather(self, db: Source, agents: Agents, snapshot: StateSnapshot, command: c.Command) -> Facts:
         """Raises Unavailable (through the caller's connection) when the database is away."""
         facts = self.bare()
         if isinstance(command, c.AcceptRun | c.CancelRun):
-            facts = replace(facts, run=await _known_run(db, command.user_id, command.run_id))
+            run = await _known_run(db, command.user_id, command.run_id)
+            facts = replace(facts, run=run) if run else facts
         if isinstance(command, c.AcceptResume):
             known = await _known_run(db, snapshot.user_id, command.run_id or command.leg_run_id)
             settled = await _settled_calls(_database(db), command)
@@ -102,7 +103,8 @@ class Gatherer:
             facts = await self._for_takeover(db, facts, snapshot, snapshot.active, command)
         if snapshot.queue:
             facts = replace(facts, next_input=await _run_input(db, snapshot.queue[0].run_id))
-        return replace(facts, known_messages=await _known_messages(db, command, facts))
+        known_messages = await _known_messages(db, command, facts)
+        return replace(facts, known_messages=known_messages) if known_messages else facts
 
     async def _for_new_run(self, agents: Agents, facts: Facts, command: c.AcceptRun) -> Facts:
         try:

@@ -72,6 +72,7 @@ class PostgresStore:
         self._announce = settings.events.enabled
         self._hooks = Hooks.of(settings.webhooks)
         self._gatherer = Gatherer(settings, tail)
+        self._agents: tuple[Rows, Agents] = ((), Agents(settings, partial(_known, ())))
 
     def at_hand(self, snapshot: StateSnapshot, command: Command) -> Facts | None:
         return None if self._gatherer.needs_reads(snapshot, command) else self._gatherer.bare()
@@ -79,11 +80,17 @@ class PostgresStore:
     async def look(self, asked: Sequence[tuple[Held | None, Command]]) -> list[tuple[Held, Facts | None]]:
         unknown = [command.session_id for held, command in asked if held is None]
         found = await look(self._connections, unknown, [command for _, command in asked])
-        agents = Agents(self._settings, partial(_known, found.agents))
+        agents = self._agents_of(found.agents)
         return [
             await self._facts(found, agents, held or found.sessions.get(command.session_id, NEW), command)
             for held, command in asked
         ]
+
+    def _agents_of(self, rows: Rows) -> Agents:
+        """Resolve configurations anew only when the rows of the agents have changed."""
+        if rows != self._agents[0]:
+            self._agents = (rows, Agents(self._settings, partial(_known, rows)))
+        return self._agents[1]
 
     async def _facts(self, found: Found, agents: Agents, held: Held, command: Command) -> tuple[Held, Facts | None]:
         if self._gatherer.needs_long_reads(held.snapshot, command):

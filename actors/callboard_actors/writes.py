@@ -63,6 +63,17 @@ class Writes:
     withdrawn: list[UUID] = field(default_factory=list)  # runs whose messages are withdrawn
     deleted: list[UUID] = field(default_factory=list)  # sessions whose content goes
     pruned: list[e.SessionPruned] = field(default_factory=list)
+    _digests: dict[int, tuple[str, Row]] = field(default_factory=dict)  # of configurations, which runs share
+
+    def pin(self, config: Row) -> str:
+        """Keep a configuration; returns its digest."""
+        found = self._digests.get(id(config))  # kept with the object, so that the id stays its own
+        if found is not None:
+            return found[0]
+        digest = hashlib.sha256(dump_json(config).encode()).hexdigest()
+        self._digests[id(config)] = digest, config
+        self.insert("pinned_configs", {"digest": digest, "config": config})
+        return digest
 
     def insert(self, table: str, row: Row) -> None:
         self.inserts.setdefault(table, {})[_key(table, row)] = row
@@ -167,9 +178,7 @@ def session_row(snapshot: StateSnapshot, now: datetime, *, said: bool, changed: 
 
 
 def _run_accepted(at: _At, event: e.RunAccepted) -> None:
-    run, config = event.run, dump_json(event.config)
-    digest = hashlib.sha256(config.encode()).hexdigest()
-    at.writes.insert("pinned_configs", {"digest": digest, "config": event.config})
+    run, digest = event.run, at.writes.pin(event.config)
     at.writes.insert(
         "runs",
         {

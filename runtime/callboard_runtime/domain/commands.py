@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
 from callboard_runtime.domain.event_batch import EventBatch
@@ -349,7 +348,7 @@ def refusal(error: CallboardError) -> Reply:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    return orjson.dumps(reply.model_dump(mode="json", exclude_none=True))
+    return reply.model_dump_json(exclude_none=True).encode()
 
 
 def decode_reply(body: bytes) -> Reply:

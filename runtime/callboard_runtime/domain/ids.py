@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 import zlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import StringConstraints
@@ -27,6 +28,7 @@ def session_uuid(user_id: str, thread_id: str) -> uuid.UUID:
     return uuid.uuid5(_SESSIONS, f"{user_id}\n{thread_id}")
 
 
+@lru_cache(maxsize=4096)  # an actor asks several times for every command
 def run_uuid(user_id: str, run_id: str) -> uuid.UUID:
     """The internal id of a user's run."""
     return uuid.uuid5(_RUNS, f"{user_id}\n{run_id}")
