@@ -51,7 +51,7 @@ def test_variables_in_a_page_are_settings(page: Path) -> None:
 
 
 def test_the_tests_own_variables_are_read_by_tests() -> None:
-    folders = ("", "services", "faults", "unit")
+    folders = ("", "services", "simulation", "faults", "e2e", "unit")
     code = "".join(path.read_text() for folder in folders for path in (docs.ROOT / "tests" / folder).glob("*.py"))
     told = [name for row in docs.table(docs.CONTRIBUTING, "variable").rows for cell in row for name in docs.spans(cell)]
     assert told
