@@ -130,6 +130,8 @@ KINDS = [
         "tool_call_result",
         "state",
         "state_delta",
+        "activity",
+        "activity_delta",
         "something_else",
         "",
         "run_started",
@@ -201,3 +203,20 @@ def test_the_bridge_takes_names_dataclasses_and_objects() -> None:
 
 def test_the_bridge_ends_a_run_that_says_nothing() -> None:
     assert [event["type"] for event in to_agui_events(internal_events=[])] == ["RUN_STARTED", "RUN_FINISHED"]
+
+
+def test_the_bridge_shows_an_activity_and_its_changes() -> None:
+    change = {"op": "replace", "path": "/done", "value": True}
+    events = to_agui_events(
+        internal_events=[
+            {"type": "activity_delta", "message_id": "a0", "patch": [change]},
+            {"type": "activity", "message_id": "a1", "activity_type": "PLAN", "content": {"done": False}},
+            {"type": "activity_delta", "message_id": "a1", "activity_type": "PLAN", "patch": [change]},
+            {"type": "activity_delta", "message_id": "a1", "patch": [{"op": "sing"}]},
+            {"type": "activity", "content": "busy"},
+        ]
+    )
+    types = ["ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA", "CUSTOM", "CUSTOM"]
+    assert [event["type"] for event in events[1:-1]] == types
+    assert events[1]["content"] == {"done": False}
+    assert verify(events).ended

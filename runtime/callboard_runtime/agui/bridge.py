@@ -129,12 +129,26 @@ class _Translation:
 
     def state_delta(self, event: dict[str, Any]) -> None:
         operations: Any = _first([event], "delta", "operations", "patch") or []
-        try:
-            StateDeltaEvent.model_validate({"type": "STATE_DELTA", "delta": operations})
-        except ValidationError:  # a client would stop at what is no RFC 6902 patch
-            self.stream.custom("state_delta", _rest(event))
-        else:
+        if _is_patch(operations):
             self.stream.state_delta(operations)
+        else:
+            self.stream.custom("state_delta", _rest(event))
+
+    def activity(self, event: dict[str, Any]) -> None:
+        message_id, kind = _text_of(event, "message_id", "messageId", "id") or "activity", _activity(event)
+        content: Any = _first([event], "content", "snapshot", "data")
+        if isinstance(content, Mapping):
+            self.stream.activity_snapshot(message_id, kind, dict(cast(Mapping[str, Any], content)))
+        else:
+            self.stream.custom("activity", _rest(event))
+
+    def activity_delta(self, event: dict[str, Any]) -> None:
+        message_id, kind = _text_of(event, "message_id", "messageId", "id") or "activity", _activity(event)
+        operations: Any = _first([event], "patch", "delta", "operations") or []
+        if _is_patch(operations):
+            self.stream.activity_delta(message_id, kind, operations)
+        else:
+            self.stream.custom("activity_delta", _rest(event))
 
 
 _Handler = Callable[[_Translation, dict[str, Any]], None]
@@ -163,6 +177,8 @@ _HANDLERS: dict[str, _Handler] = {
     **dict.fromkeys(("tool_call_result", "tool_result", "tool_usage_finished"), _Translation.call_result),
     **dict.fromkeys(("state", "state_snapshot"), _Translation.state_snapshot),
     **dict.fromkeys(("state_delta", "state_patch"), _Translation.state_delta),
+    **dict.fromkeys(("activity", "activity_snapshot"), _Translation.activity),
+    **dict.fromkeys(("activity_delta", "activity_patch"), _Translation.activity_delta),
 }
 
 
@@ -214,6 +230,19 @@ def _call(event: dict[str, Any]) -> str:
 
 def _tool(event: dict[str, Any]) -> str:
     return _text_of(event, "tool_name", "toolName", "tool_call_name", "toolCallName", "name") or "tool"
+
+
+def _activity(event: dict[str, Any]) -> str:
+    return _text_of(event, "activity_type", "activityType", "name") or "activity"
+
+
+def _is_patch(operations: Any) -> bool:
+    """Whether these are operations of RFC 6902: a client would stop at anything else."""
+    try:
+        StateDeltaEvent.model_validate({"type": "STATE_DELTA", "delta": operations})
+    except ValidationError:
+        return False
+    return True
 
 
 def _rest(event: dict[str, Any]) -> Any:

@@ -32,6 +32,7 @@ class RunStream:
         self._calls: set[str] = set()
         self._seen_calls: set[str] = set()
         self._results: set[str] = set()
+        self._activities: set[str] = set()
         self._steps: list[tuple[str, str]] = []  # (name asked for, name sent), in the order they were opened
         self._step_names: Counter[str] = Counter()
 
@@ -129,6 +130,18 @@ class RunStream:
         """RFC 6902 operations against the state last sent."""
         if operations:
             self._sink.emit({"type": "STATE_DELTA", "delta": list(operations)})
+
+    def activity_snapshot(self, message_id: str, kind: str, content: AguiEvent) -> None:
+        """Something that goes on beside the text, such as a plan, as a whole."""
+        self._activities.add(message_id)
+        event: AguiEvent = {"type": "ACTIVITY_SNAPSHOT", "messageId": message_id, "activityType": kind}
+        self._sink.emit(event | {"content": content})
+
+    def activity_delta(self, message_id: str, kind: str, operations: Sequence[AguiEvent]) -> None:
+        """RFC 6902 operations against the activity last sent; nothing happens without one."""
+        if operations and message_id in self._activities:
+            event: AguiEvent = {"type": "ACTIVITY_DELTA", "messageId": message_id, "activityType": kind}
+            self._sink.emit(event | {"patch": list(operations)})
 
     def custom(self, name: str, value: Any) -> None:
         self._sink.emit({"type": "CUSTOM", "name": name, "value": value})
