@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from callboard_runtime.llm.caller import ModelCaller
 from callboard_runtime.llm.client import CallboardLLM
 from callboard_runtime.llm.libraries import Crew
 from callboard_runtime.llm.scripted import register
+from callboard_runtime.llm.threads import LoopThreads
 from callboard_runtime.settings import Settings
 from callboard_runtime.tools.registry import backend_tool
 from callboard_runtime.tools.spec import Tool, frontend_tools
@@ -54,7 +54,7 @@ class CrewOutcome:
 
 def prepare_loop(loop: asyncio.AbstractEventLoop, concurrency: int) -> None:
     """Give the loop enough threads for `concurrency` runs: plain functions and delegations sit in them."""
-    loop.set_default_executor(ThreadPoolExecutor(max_workers=2 * concurrency + 8, thread_name_prefix="crew"))
+    loop.set_default_executor(LoopThreads(max_workers=2 * concurrency + 8, thread_name_prefix="crew"))
 
 
 class CrewAIRuntime:

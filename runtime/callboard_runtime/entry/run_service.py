@@ -31,6 +31,7 @@ from callboard_runtime.observe.logs import run_named
 from callboard_runtime.observe.spans import leg_span
 from callboard_runtime.observe.tracing import Span
 from callboard_runtime.observe.worker import LEGS
+from callboard_runtime.pacing import turn
 from callboard_runtime.persistence.run_reader import read_brief, read_first_brief
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.emitter import EventEmitter, Leg
@@ -93,6 +94,7 @@ async def _unattempted(start: StartRun, services: WorkerServices) -> RunBrief | 
 
 
 async def _start_ahead(start: StartRun, brief: RunBrief, services: WorkerServices) -> None:
+    await turn()
     with _span(start, 1, brief) as span:
         ahead = Ahead(brief, services.settings)
         try:

@@ -1,0 +1,46 @@
+"""The threads of a worker's loop. What LiteLLM hands to them without need runs on the loop instead.
+
+`litellm.acompletion` has a thread make the request, as some providers' credentials are fetched meanwhile. Where nothing
+is fetched, the hops to the thread and back cost a fifth of the crew's own time, and all other runs wait for the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, cast
+
+from callboard_runtime.llm.provider import SCRIPTED
+
+NOTHING_FETCHED = frozenset({"openai", "deepseek", "openrouter", SCRIPTED})
+"""Providers whose requests are made of what was given, without any input or output."""
+
+
+class LoopThreads(ThreadPoolExecutor):
+    """A loop's default executor."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run `fn` in a thread, or at once if it only makes a request."""
+        return _at_once(fn) if only_makes_request(fn) else super().submit(fn, *args, **kwargs)
+
+
+def only_makes_request(fn: Callable[..., Any]) -> bool:
+    """Whether it is `acompletion`'s `partial(context.run, partial(completion, model=…))` for such a provider."""
+    import litellm.main
+
+    inner: Any = fn.args[0] if isinstance(fn, partial) and fn.args else None
+    if not isinstance(inner, partial) or inner.func is not litellm.main.completion:  # pyright: ignore[reportUnknownMemberType]
+        return False
+    return str(inner.keywords.get("model", "")).partition("/")[0] in NOTHING_FETCHED
+
+
+def _at_once(fn: Callable[[], Any]) -> Future[Any]:
+    """A future of the loop's own that is done: the loop takes it as it is, and whoever awaits it goes on at once."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    try:
+        future.set_result(fn())
+    except Exception as error:  # noqa: BLE001 - who awaits it raises it
+        future.set_exception(error)
+    return cast("Future[Any]", future)
