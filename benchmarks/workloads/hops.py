@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -61,8 +62,14 @@ BESIDE: tuple[tuple[str, str, str], ...] = (
 class Watched:
     """One run: when it passed where, and the seconds that each token took from the model to the browser."""
 
+    ids: tuple[str, str]  # of its session and its own, as the processes name them
     moments: Moments
     tokens: Sequence[float]
+
+    def with_notes(self, notes: Mapping[str, Moments]) -> Watched:
+        """The same with what the processes noted of it; raises KeyError when they noted nothing."""
+        session_id, run_id = self.ids
+        return replace(self, moments={**notes[session_id], **notes[run_id], **self.moments})
 
     def between(self, begin: str, end: str) -> float:
         return self.moments[end] - self.moments[begin]
@@ -83,19 +90,20 @@ class Places:
     target: Target
     crew: str
     served: str
-    notes: Path
 
 
 def run(world: World, sizes: Sizes) -> Result:
-    notes = world.folder / f"hops-{uuid.uuid4().hex}.notes"
+    noted = world.folder / f"hops-{uuid.uuid4().hex}.notes"
     crew, served = world.program("crew", world.model), f"{world.model.removesuffix('/v1')}/served"
-    with world.stack("benchmarks.programs.noted", str(notes), actors=1, worker=sizes.workers, http=1) as stack:
+    with world.stack("benchmarks.programs.noted", str(noted), actors=1, worker=sizes.workers, http=1) as stack:
         target = Target(f"{stack.url}/api/v1/agent/agui/chat", {"Authorization": f"Bearer {token(USER)}"})
-        places = Places(target, f"{crew}/run", served, notes)
+        places = Places(target, f"{crew}/run", served)
         say(f"hops: {sizes.hops} runs and {sizes.hops} crews in turns, one at a time")
         alone, crews = uvloop.run(_in_turns(places, sizes))
         say(f"hops: {sizes.hops} runs, {sizes.hops_at_once} at once")
         crowd = uvloop.run(_crowd(places, sizes))
+    notes = _read(noted)
+    alone, crowd = [run.with_notes(notes) for run in alone], [run.with_notes(notes) for run in crowd]
     found = {1: alone, sizes.hops_at_once: crowd}
     tables = (
         Table("Time to first token, unloaded: the road and the crew itself", tuple(_compared(alone, crews))),
@@ -162,7 +170,6 @@ async def _one(http: aiohttp.ClientSession, places: Places, tokens: int) -> Watc
     sent: list[float] = model["sent"]
     shown = [posted + at for at, text in zip(seen.arrivals, seen.text, strict=True) for _ in text.split()]
     moments = {
-        **_noted(places.notes, session_uuid(USER, str(body["threadId"])), run_uuid(USER, key)),
         "posted": posted,
         "model.received": model["received"],
         "model.first": sent[0],
@@ -171,16 +178,16 @@ async def _one(http: aiohttp.ClientSession, places: Places, tokens: int) -> Watc
         "shown.last": shown[-1],
         "closed": posted + seen.marks["RUN_FINISHED"],
     }
-    return Watched(moments, [later - earlier for earlier, later in zip(sent, shown, strict=True)])
+    ids = str(session_uuid(USER, str(body["threadId"]))), str(run_uuid(USER, key))
+    return Watched(ids, moments, [later - earlier for earlier, later in zip(sent, shown, strict=True)])
 
 
-def _noted(notes: Path, *ids: uuid.UUID) -> dict[str, float]:
-    """The first time of each mark that was noted of a run."""
-    named, found = {str(each) for each in ids}, dict[str, float]()
-    for line in notes.read_text().splitlines():
+def _read(noted: Path) -> dict[str, dict[str, float]]:
+    """By session or run, the first time of each mark."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in noted.read_text().splitlines():
         mark, name, at = line.split(" ")
-        if name in named:
-            found.setdefault(mark, float(at))
+        found[name].setdefault(mark, float(at))
     return found
 
 
