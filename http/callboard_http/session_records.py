@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_http.chunk import Chunk
+from callboard_http.event_log import PAGE_BYTES
 from callboard_runtime.domain.event_batch import EventId
 from callboard_runtime.errors import InvalidInput
 from callboard_runtime.persistence.database import connect
@@ -48,9 +49,12 @@ SELECT m.seq, m.message_id, m.role, m.content, m.tool_calls, m.tool_call_id, m.n
  WHERE m.session_id = :session_id AND m.seq > :after ORDER BY m.seq LIMIT :count
 """)
 _EVENTS = text(f"""
-SELECT epoch, first_seq, closing, lines FROM event_segments
- WHERE session_id = :session_id AND epoch >= :epoch AND (epoch, last_seq) > (:epoch, :seq)
- ORDER BY epoch, first_seq LIMIT {SEGMENTS}
+SELECT epoch, first_seq, closing, lines FROM (
+       SELECT e.*, sum(octet_length(e.lines)) OVER (ORDER BY e.epoch, e.first_seq) - octet_length(e.lines) AS before
+         FROM (SELECT epoch, first_seq, closing, lines FROM event_segments
+                WHERE session_id = :session_id AND epoch >= :epoch AND (epoch, last_seq) > (:epoch, :seq)
+                ORDER BY epoch, first_seq LIMIT {SEGMENTS}) e) w
+ WHERE before < {PAGE_BYTES} ORDER BY epoch, first_seq
 """)  # noqa: S608
 _CALLS = text("""
 SELECT c.key, c.epoch, c.stage, c.provider, c.model, c.status, c.input_tokens, c.output_tokens, c.cached_tokens,
@@ -92,7 +96,7 @@ class SessionRecords:
         return Page(tuple(kept), str(kept[-1]["seq"]) if len(rows) > count else None)
 
     async def events(self, session_id: UUID, after: EventId) -> list[Chunk]:
-        """Committed events after a position, at most `SEGMENTS` segments."""
+        """Committed events after a position, at most `SEGMENTS` segments, and no more of them behind `PAGE_BYTES`."""
         rows = await self._rows(_EVENTS, session_id=session_id, epoch=after.epoch, seq=after.seq)
         chunks = [Chunk(r["epoch"], r["first_seq"], r["lines"].encode(), r["closing"]) for r in rows]
         return [chunk.after(after.seq) if chunk.epoch == after.epoch else chunk for chunk in chunks]
