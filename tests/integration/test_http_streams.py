@@ -357,3 +357,18 @@ async def test_without_redis_streams_come_from_log_and_lanes(
         await stage.emit(leg, delta("live"))
         await stage.close(leg)
         assert await events(response) == numbered(1, 2, [delta("live"), finished()])
+
+
+async def test_a_page_of_events_ends_where_it_grows_large(front: Front, stage: Backstage):
+    leg = await stage.add_run()
+    await stage.begin(leg)
+    for number in range(6):
+        await stage.emit(leg, delta(f"{number}{'x' * 100_000}"))
+        await stage.commit(leg)
+    path, after, seen, pages = "/api/v1/agent/sessions/t1/events", "0-0", list[str](), 0
+    while after is not None:
+        page = (await front.call("GET", path, params={"after": after})).json
+        seen += [one["id"] for one in page["events"]]
+        after, pages = page["next"], pages + 1
+    assert seen == [f"1-{seq}" for seq in range(1, 8)]
+    assert pages == 2
