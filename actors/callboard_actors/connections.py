@@ -60,8 +60,13 @@ class Connections:
 
     async def fetch(self, statement: str, *parameters: object) -> list[Any]:
         """The rows of one statement, committed with it; raises Unavailable for an outage."""
-        async with _outages(), self._pool.acquire() as connection:
-            return await connection.fetch(statement, *parameters)
+        async with _outages():
+            connection = await self._pool.acquire()
+            try:
+                return await connection.fetch(statement, *parameters)
+            finally:
+                # After a timeout the server is asked to stop, and is not waited for longer than this.
+                await self._pool.release(connection, timeout=CLOSE_TIMEOUT)
 
     async def close(self) -> None:
         """Close what is open; statements under way end first, within `CLOSE_TIMEOUT` seconds."""
