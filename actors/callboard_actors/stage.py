@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
+from callboard_runtime.broker.connection import is_real_cancellation
 from callboard_runtime.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class Stage:
         except Unavailable as error:
             self._note(group, error)
             self._again(group)
+        except asyncio.CancelledError:
+            if is_real_cancellation():
+                raise
+            self._again(group)  # what was awaited was cancelled, by a closing connection
         except Exception as error:  # noqa: BLE001 - any other exception is a bug, or one command's conflict
             self._failed(group, error)
         else:
