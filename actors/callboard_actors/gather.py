@@ -319,7 +319,7 @@ async def _known_messages(db: Source, command: c.Command, facts: Facts) -> froze
 def _named_messages(command: c.Command, facts: Facts) -> Iterable[str]:
     yield from facts.takeover.open.texts
     if isinstance(command, c.AcceptResume):
-        yield from (a.message_id or f"tool-{a.tool_call_id}" for a in command.answers)
+        yield from (name for a in command.answers for name in (a.message_id, f"tool-{a.tool_call_id}") if name)
     for given in (facts.next_input, command.input if isinstance(command, c.AcceptRun) else None):
         yield from (message.message_id for message in given.messages) if given else ()
 

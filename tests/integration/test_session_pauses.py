@@ -83,6 +83,25 @@ async def test_a_pause_holds_nothing_and_its_answers_resume_it(it: Actor) -> Non
     assert settled[0].answered_by == USER
 
 
+async def test_every_call_has_its_message_whatever_ids_its_answer_asks_for(it: Actor) -> None:
+    await paused(it, BROWSER, BROWSER.but(tool_call_id="nav2"), BROWSER.but(tool_call_id="nav3"))
+    [user] = await it.rows("SELECT message_id FROM messages")
+    await it.send(
+        answer(
+            "leg-2",
+            RESULT.model_copy(update={"message_id": user["message_id"]}),
+            RESULT.model_copy(update={"tool_call_id": "nav2", "message_id": "same"}),
+            RESULT.model_copy(update={"tool_call_id": "nav3", "message_id": "same"}),
+        )
+    )
+    rows = await it.rows("SELECT seq, message_id, tool_call_id FROM messages WHERE role = 'tool' ORDER BY seq")
+    assert [tuple(row.values()) for row in rows] == [
+        (2, "tool-nav", "nav"),
+        (3, "same", "nav2"),
+        (4, "tool-nav3", "nav3"),
+    ]
+
+
 async def test_a_hundred_decisions_on_one_call_have_one_winner(it: Actor) -> None:
     await paused(it, APPROVAL)
     decisions = [

@@ -97,17 +97,18 @@ def _settle(turn: Turn, call: PendingToolCall, answer: ToolAnswer) -> None:
     """Keep the answer. The browser's result is a message at once; a backend tool's comes from the worker."""
     turn.say(e.ToolCallSettled(turn.active.run_id, call))
     if call.mode is ToolMode.FRONTEND_EXECUTE:
-        turn.append_messages(turn.active, (_tool_message(call, answer),))
+        turn.append_messages(turn.active, (_tool_message(turn, call, answer),))
     else:
         who, action = call.answered_by or "", f"tool_call.{call.status.lower()}"
         _audit(turn, who, action, call.tool_call_id, {"tool": call.tool_name})
 
 
-def _tool_message(call: PendingToolCall, answer: ToolAnswer | None) -> NewMessage:
-    """Every tool call of the conversation has its message, also one that was not run."""
+def _tool_message(turn: Turn, call: PendingToolCall, answer: ToolAnswer | None) -> NewMessage:
+    """Every tool call of the conversation has its message, also one that was not run, or whose client's id is taken."""
     payload = answer.payload if answer and call.status is Status.EXECUTED else f"Error: {call.status.lower()}, not run"
     content = payload if isinstance(payload, str) else orjson.dumps(payload).decode()
-    name = (answer.message_id if answer else None) or f"tool-{call.tool_call_id}"
+    asked = answer.message_id if answer else None
+    name = asked if asked and not turn.has_message(asked) else f"tool-{call.tool_call_id}"
     return NewMessage(message_id=name, role="tool", content=content, tool_call_id=call.tool_call_id)
 
 
@@ -138,7 +139,7 @@ def expire_tool_calls(turn: Turn, _: ExpireToolCalls) -> None:
         expired = call.but(status=Status.EXPIRED, answer={"status": "expired"})
         turn.say(e.ToolCallSettled(run.run_id, expired))
         if call.mode is ToolMode.FRONTEND_EXECUTE:
-            turn.append_messages(run, (_tool_message(expired, None),))
+            turn.append_messages(run, (_tool_message(turn, expired, None),))
         _audit(turn, "sweeper", "tool_call.expired", call.tool_call_id, {"tool": call.tool_name})
     if due and turn.facts.policy.fail_on_expiry:
         names = ", ".join(call.tool_name for call in due)

@@ -31,11 +31,20 @@ class Turn:
 
     def append_messages(self, run: ActiveRun, messages: tuple[NewMessage, ...]) -> None:
         """Give rows to the messages that the session does not have yet, in order."""
-        known = self.facts.known_messages
-        fresh = {m.message_id: m for m in messages if m.message_id not in known}  # the first of two equal ids counts
+        fresh: dict[str, NewMessage] = {}
+        for message in messages:
+            if not self.has_message(message.message_id):
+                fresh.setdefault(message.message_id, message)
         if fresh:
             first_seq = self.snapshot.message_count + 1
             self.say(e.MessagesAppended(run.run_id, first_seq, tuple(fresh.values())))
+
+    def has_message(self, message_id: str) -> bool:
+        """Whether the session has, or gets in this turn, a message of this id; of those that the command names."""
+        said = (event for event in self.events if isinstance(event, e.MessagesAppended))
+        return message_id in self.facts.known_messages or any(
+            message.message_id == message_id for event in said for message in event.messages
+        )
 
     def commit_events(self, events: EventBatch, *, closing: bool = False, publish: bool = False) -> None:
         """Add a batch to the log, behind what is there."""
