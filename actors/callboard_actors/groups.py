@@ -34,11 +34,10 @@ from callboard_runtime.observe.tracing import NO_SPAN
 from callboard_runtime.settings import Settings
 
 TRIES = 3  # of a command that fails as a bug would, before it is set aside
-LANES = 2  # commits under way at once; a partition's are always in the same one
 READS = 1  # reads under way at once
 LONG_READS = 4  # the same, of commands that need several reads or Redis
 CLAIMS = 4  # large commands fetched at once
-CONNECTIONS = LANES + READS
+CONNECTIONS = 1 + READS
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +90,11 @@ class Groups:
         self._silent_after = timedelta(seconds=services.settings.actors.silent_after)
         self._fresh: list[Work] = []
         self._claims = Stage(1, CLAIMS, self._fetch, self._again, self._failed)
-        self._looks = Stage(READS, size, self._look, self._again, self._failed)
+        self._looks = Stage(READS, size, self._look, self._again, self._failed, may_go_on=self._may_look)
         self._gathers = Stage(LONG_READS, 1, self._gather, self._again, self._failed)
-        self._lanes = [Stage(1, size, self._write, self._again, self._failed) for _ in range(LANES)]
+        # One commit at a time: what comes meanwhile is the next one, and few large ones cost less than many small.
+        self._commits = Stage(1, size, self._write, self._again, self._failed, taken=self._commit_taken)
+        self._ahead = False  # what was looked up last still waits for its commit
 
     def add(self, work: Work) -> None:
         """Begin with a command at the end of this turn of the event loop, together with all that came in it."""
@@ -116,7 +117,7 @@ class Groups:
                 self._decide(work, facts)
         self._claims.pump()
         self._looks.pump()
-        self._pump_lanes()
+        self._commits.pump()
 
     async def _fetch(self, group: Sequence[Work]) -> None:
         """Put the large commands that wait in the database in their claims' places."""
@@ -124,11 +125,11 @@ class Groups:
         for work, found in zip(group, await self._store.claimed(claims), strict=True):
             if isinstance(found, Refused):
                 work.outcome = found
-                self._lanes[work.home.partition % LANES].add(work)
+                self._commits.add(work)
             else:
                 work.command = found
                 self.add(work)
-        self._pump_lanes()
+        self._commits.pump()
 
     async def _look(self, group: Sequence[Work]) -> None:
         """Read what the group's commands need, in one look."""
@@ -141,13 +142,14 @@ class Groups:
                 self._gathers.add(work)
             else:
                 self._decide(work, facts)
+        self._ahead = self._commits.waits
         self._gathers.pump()
-        self._pump_lanes()
+        self._commits.pump()
 
     async def _gather(self, group: Sequence[Work]) -> None:
         for work in group:
             self._decide(work, await self._store.gather(work.held.snapshot, work.command))
-        self._pump_lanes()
+        self._commits.pump()
 
     def _decide(self, work: Work, facts: Facts) -> None:
         try:
@@ -157,11 +159,15 @@ class Groups:
         except Exception as error:  # noqa: BLE001 - a bug, and of this command alone
             self._failed([work], error)
             return
-        self._lanes[work.home.partition % LANES].add(work)
+        self._commits.add(work)
 
-    def _pump_lanes(self) -> None:
-        for lane in self._lanes:
-            lane.pump()
+    def _may_look(self) -> bool:
+        """One look per commit: another one could not be committed any sooner, and meanwhile more joins it."""
+        return not self._ahead
+
+    def _commit_taken(self) -> None:
+        self._ahead = False
+        self._looks.pump()
 
     async def _write(self, group: Sequence[Work]) -> None:
         """Commit the group, without the partitions that turn out to be another process's."""

@@ -23,7 +23,10 @@ PATIENCE = (0.05, 0.1, 0.25, 0.5, 1.0)  # seconds between tries while a service 
 
 
 class Stage:
-    """`carry_out` gets groups of at most `size`, by `width` tasks; `again` what met an outage, `failed` the rest."""
+    """`carry_out` gets groups of at most `size`, by `width` tasks; `again` what met an outage, `failed` the rest.
+
+    `taken` is called whenever what waited was taken; a stage that may not go on waits for another `pump`.
+    """
 
     def __init__(
         self,
@@ -32,13 +35,22 @@ class Stage:
         carry_out: Callable[[Sequence[Work]], Awaitable[None]],
         again: Callable[[Sequence[Work]], None],
         failed: Callable[[Sequence[Work], Exception], None],
+        *,
+        may_go_on: Callable[[], bool] = lambda: True,
+        taken: Callable[[], None] = lambda: None,
     ) -> None:
         self._width, self._size = width, size
         self._carry_out, self._again, self._failed = carry_out, again, failed
+        self._may_go_on, self._taken = may_go_on, taken
         self._waiting: deque[Work] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = 0  # tasks that have not taken anything yet
         self._outages = 0  # in a row
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something that nobody has taken yet."""
+        return bool(self._waiting)
 
     def add(self, work: Work) -> None:
         """Have it wait for `pump`."""
@@ -46,7 +58,7 @@ class Stage:
 
     def pump(self) -> None:
         """Set tasks to work if there is something to do; they go on for as long as there is."""
-        while len(self._waiting) > self._starting * self._size and len(self._tasks) < self._width:
+        while len(self._waiting) > self._starting * self._size and len(self._tasks) < self._width and self._may_go_on():
             self._starting += 1
             task = asyncio.get_running_loop().create_task(self._run())
             self._tasks.add(task)
@@ -58,7 +70,7 @@ class Stage:
 
     async def _run(self) -> None:
         self._starting -= 1
-        while group := self._take():
+        while self._may_go_on() and (group := self._take()):
             for work in group:
                 work.home.begin()
             try:
@@ -85,6 +97,11 @@ class Stage:
             self._outages = 0
 
     def _take(self) -> list[Work]:
+        group = self._next()
+        self._taken()
+        return group
+
+    def _next(self) -> list[Work]:
         """What waits longest; what was in a failed group goes by itself, what has lost its partition not at all."""
         group: list[Work] = []
         while self._waiting and len(group) < self._size:

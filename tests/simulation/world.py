@@ -25,7 +25,6 @@ import orjson
 
 from callboard_actors import gather, groups
 from callboard_actors.commit import Versioned
-from callboard_actors.groups import LANES
 from callboard_actors.writes import Writes
 from callboard_runtime.broker import commander
 from callboard_runtime.domain import commands as c
@@ -57,13 +56,13 @@ PATIENCE = 900.0  # seconds of the simulation in which everything must have ende
 
 
 def _threads(partitions: int) -> list[tuple[str, str]]:
-    """Users and threads that share so few partitions, all of one lane, so that commits group them."""
+    """Users and threads that share so few partitions that commits group them."""
     found: list[tuple[str, str]] = []
     wanted: list[int] = []
     for number in range(10_000):
         name = ("ada", f"t{number}")
         place = partition_of(session_uuid(*name))
-        if place not in wanted and len(wanted) < partitions and place % LANES == 0:
+        if place not in wanted and len(wanted) < partitions:
             wanted.append(place)
         if place in wanted:
             found.append(name)

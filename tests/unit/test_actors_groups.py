@@ -12,7 +12,7 @@ import pytest
 
 from callboard_actors.commit import Fences, PartitionsLost, Versioned
 from callboard_actors.facts import Facts, Policy
-from callboard_actors.groups import LANES, Groups, Services
+from callboard_actors.groups import Groups, Services
 from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.sessions import NEW, Held, Sessions
 from callboard_actors.settle import Envelope
@@ -40,11 +40,14 @@ class Memory:
     groups: list[tuple[set[int], int]] = field(default_factory=list)  # what was written: partitions, commands
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     facts: list[Facts] = field(default_factory=list)  # for the next looks, instead of the usual
+    committing: bool = False  # some commit has begun
+    looks: list[int] = field(default_factory=list)  # how many commands each was for
 
     def at_hand(self, snapshot: StateSnapshot, command: c.Command) -> Facts | None:
         return None
 
     async def look(self, asked: Sequence[tuple[Held | None, c.Command]]) -> list[tuple[Held, Facts | None]]:
+        self.looks.append(len(asked))
         facts = self.facts.pop(0) if self.facts else usual()
         return [(held or self.stored.get(command.session_id, NEW), facts) for held, command in asked]
 
@@ -52,6 +55,7 @@ class Memory:
         raise AssertionError("nothing here needs it")
 
     async def commit(self, fences: Fences, group: Sequence[Versioned]) -> list[OutboxItem]:
+        self.committing = True
         await self.gate.wait()
         if self.away:
             self.away -= 1
@@ -130,12 +134,12 @@ def start(thread: str, process: str) -> c.StartRun:
     return c.StartRun(session_id=session_uuid("ada", thread), run_id=run_id, leg=1, attempt_id=uuid4(), process=process)
 
 
-def threads(count: int, *, lane: int = 0) -> list[str]:
-    """Names of sessions in as many partitions, all of one lane."""
+def threads(count: int) -> list[str]:
+    """Names of sessions in as many partitions."""
     found: dict[int, str] = {}
     for number in range(100 * PARTITIONS):
         partition = partition_of(session_uuid("ada", f"t{number}"))
-        if partition % LANES == lane and len(found) < count:
+        if len(found) < count:
             found.setdefault(partition, f"t{number}")
     return list(found.values())
 
@@ -156,6 +160,37 @@ async def test_what_waits_over_all_partitions_is_one_commit(it: Process) -> None
         (await answered(reply)).unwrap()
     assert len(it.store.groups) == 1
     assert it.store.groups[0][1] == 10
+
+
+async def test_what_comes_during_a_commit_is_looked_up_once_ahead_and_then_together(it: Process) -> None:
+    """More looks during one commit would commit nothing sooner."""
+    names = threads(7)
+    sent = [it.send(names[0])]
+    await until(lambda: it.store.committing)
+    for thread in names[1:]:
+        sent.append(it.send(thread))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert it.store.looks == [1, 1]
+    it.store.gate.set()
+    for _, reply in sent:
+        (await answered(reply)).unwrap()
+    assert it.store.looks == [1, 1, 5]
+    assert [count for _, count in it.store.groups] == [1, 1, 5]
+
+
+async def test_looks_go_on_when_what_was_ahead_has_lost_its_partition(it: Process) -> None:
+    names = threads(3)
+    first = it.send(names[0])
+    await until(lambda: it.store.committing)
+    ahead = it.send(names[1])
+    await until(lambda: len(it.store.looks) == 2)
+    it.mailboxes[partition_of(session_uuid("ada", names[1]))].lose("taken by another process")
+    behind = it.send(names[2])
+    it.store.gate.set()
+    for _, reply in (first, behind):
+        (await answered(reply)).unwrap()
+    assert not ahead[1].done()
 
 
 async def test_a_lost_partition_costs_the_others_of_its_group_nothing(it: Process) -> None:
