@@ -16,7 +16,7 @@ class Sizes:
     hops: int = 48
     hops_at_once: int = 16
     sessions: int = 500  # of the actor's commit path
-    commands: Mapping[int, int] = field(default_factory=lambda: {1: 300, 64: 4000})
+    commands: Mapping[int, int] = field(default_factory=lambda: {1: 300, 64: 4000, 500: 6000})
     readers: int = 500
     rounds: int = 60  # batches that every reader of the fan-out gets
     batch: int = 8  # events per batch
