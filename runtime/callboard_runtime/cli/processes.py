@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from callboard_runtime.errors import SettingsError
+from callboard_runtime.garbage import nothing_collected
 
 GROUP = "callboard.commands"
 
@@ -88,7 +89,8 @@ def _add(app: typer.Typer, process: Process, target: str) -> None:
     options: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
     def forward(ctx: typer.Context) -> None:
-        command = _load(process, target)
+        with nothing_collected():
+            command = _load(process, target)
         if "--help" not in ctx.args:
             _start_watching(process.name)
         command(args=list(ctx.args), prog_name=f"callboard {process.name}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from callboard_runtime.cli.prefork import fork
-from callboard_runtime.garbage import leave_loaded_alone
+from callboard_runtime.garbage import leave_loaded_alone, nothing_collected
 from callboard_runtime.observe import endpoint
 from callboard_runtime.observe.health import Health
 from callboard_runtime.observe.start import start_tracing
@@ -78,19 +78,25 @@ def _in_forks(settings: Settings, count: int, name: str | None) -> str | None:
     """Load everything once, and go on in forks that share it; returns each one's name."""
     from callboard_runtime.llm.setup import warm_up
 
+    _load()
     warm_up(settings)
-    for module in LOADED:
-        import_module(module)
     leave_loaded_alone()
     number = fork(count)
     start_tracing(settings, "worker")  # traces tell processes apart by their ids
     return f"{name}-{number}" if name else None
 
 
+def _load() -> None:
+    with nothing_collected():
+        for module in LOADED:
+            import_module(module)
+
+
 def serve(
     settings: Settings, concurrency: int | None = None, name: str | None = None, health: Health | None = None
 ) -> None:
     """Serve in this thread until SIGTERM or SIGINT."""
+    _load()
     from celery.exceptions import SecurityWarning
     from celery.signals import setup_logging
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 
 from callboard_runtime.garbage import nothing_collected
+from callboard_runtime.llm.late import built_at_first_use
 from callboard_runtime.llm.trims import apply_trims
 from callboard_runtime.settings import Settings
 
@@ -38,9 +39,9 @@ def load() -> None:
     os.environ["CREWAI_STORAGE_DIR"] = scratch  # CrewAI joins it to HOME; an absolute path wins
     with nothing_collected(), _home_at(scratch), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say about themselves while they are imported
-        import crewai
-        import litellm
-
+        with built_at_first_use():
+            import crewai
+            import litellm
         litellm.ModelResponse()  # pydantic finishes these models at their first use, with the same warnings
         litellm.ModelResponseStream()
     from crewai_core.lock_store import set_lock_backend
