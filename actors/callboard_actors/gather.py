@@ -35,6 +35,9 @@ NO_READS = (c.BeginStep, c.RecordStep, c.AppendEvents)
 Source = AsyncConnection | Found
 """Where to read: the database, or what one look at it found; the latter only as far as no long reads are needed."""
 
+HeardFor = Callable[[float], bool]
+"""Whether the database took this process's heartbeats for so many seconds."""
+
 MAY_FORCE = (c.AcceptRun, c.CancelRun, c.StartRun, c.ReapAttempt, c.EnforceDeadline, c.FailRun)
 
 
@@ -59,9 +62,11 @@ class Agents:
 class Gatherer:
     """Reads facts with the actor's own connection; Redis is asked only when an epoch is taken from somebody."""
 
-    def __init__(self, settings: Settings, tail: TailStore) -> None:
+    def __init__(self, settings: Settings, tail: TailStore, heard_for: HeardFor) -> None:
+        self._silent_after = settings.actors.silent_after
         self._settings = settings
         self._tail = tail
+        self._heard_for = heard_for
         self._policy = Policy.of(settings.runs)
 
     def needs_reads(self, snapshot: StateSnapshot, command: c.Command) -> bool:
@@ -127,7 +132,8 @@ class Gatherer:
         self, db: Source, facts: Facts, snapshot: StateSnapshot, run: ActiveRun, command: c.Command
     ) -> Facts:
         if run.attempt_id is not None:
-            alive = await _is_alive(_database(db), run.attempt_id, self._settings.actors.silent_after)
+            blind = not self._heard_for(self._silent_after)
+            alive = await _is_alive(_database(db), run.attempt_id, self._silent_after, blind)
             facts = replace(facts, attempt_alive=alive)
         if not _takes_epoch(facts, run, command):
             return facts
@@ -253,17 +259,20 @@ async def _run_input(db: Source, run_id: UUID) -> RunInput | None:
     return RunInput.model_validate(stored) if stored is not None else None
 
 
-async def _is_alive(db: AsyncConnection, attempt_id: UUID, silent_after: float) -> bool:
-    """Whether the attempt's process beats and lists it; a fresh attempt need not be listed yet."""
-    listed = orjson.dumps([str(attempt_id)]).decode()
-    return bool((await db.execute(_ALIVE, {"a": attempt_id, "listed": listed, "s": silent_after})).scalar_one())
+async def _is_alive(db: AsyncConnection, attempt_id: UUID, silent_after: float, blind: bool) -> bool:
+    """Whether the attempt's process beats and lists it; a fresh attempt need not be listed yet.
+
+    `blind`: nobody's beats came through lately, so that silence says nothing.
+    """
+    known = {"a": attempt_id, "listed": orjson.dumps([str(attempt_id)]).decode(), "s": silent_after, "blind": blind}
+    return bool((await db.execute(_ALIVE, known)).scalar_one())
 
 
 _ALIVE = text(
     """SELECT EXISTS (
            SELECT 1 FROM run_attempts a JOIN processes p ON p.id = a.process
            WHERE a.attempt_id = :a
-             AND p.beat_at > now() - make_interval(secs => :s)
+             AND (:blind OR p.beat_at > now() - make_interval(secs => :s))
              AND (p.attempts @> CAST(:listed AS jsonb) OR a.started_at > now() - make_interval(secs => :s)))"""
 )
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from callboard_actors.commit import Fences, Versioned, commit
 from callboard_actors.connections import Connections
 from callboard_actors.facts import Facts
-from callboard_actors.gather import Agents, Gatherer
+from callboard_actors.gather import Agents, Gatherer, HeardFor
 from callboard_actors.hooks import Hooks
 from callboard_actors.look import Found, look
 from callboard_actors.sessions import NEW, Held
@@ -67,11 +67,18 @@ class Store(Protocol):
 class PostgresStore:
     """The store of a real actor process; `connections` for what every command needs, `engine` for the rest."""
 
-    def __init__(self, engine: AsyncEngine, connections: Connections, settings: Settings, tail: TailStore) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        connections: Connections,
+        settings: Settings,
+        tail: TailStore,
+        heard_for: HeardFor = lambda _: True,
+    ) -> None:
         self._engine, self._connections, self._settings, self._tail = engine, connections, settings, tail
         self._announce = settings.events.enabled
         self._hooks = Hooks.of(settings.webhooks)
-        self._gatherer = Gatherer(settings, tail)
+        self._gatherer = Gatherer(settings, tail, heard_for)
         self._agents: tuple[Rows, Agents] = ((), Agents(settings, partial(_known, ())))
 
     def at_hand(self, snapshot: StateSnapshot, command: Command) -> Facts | None:

@@ -102,15 +102,17 @@ async def actor_process(settings: Settings) -> AsyncGenerator[ActorProcess]:
             watch_engine(engine)
             stack.push_async_callback(engine.dispose)
             await _until_there("the database", partial(_look, engine))
-            await _start_heartbeat(settings, name, stack)
-            process = await _start(settings, name, engine, stack)
+            heartbeat = await _start_heartbeat(settings, name, stack)
+            process = await _start(settings, name, engine, heartbeat, stack)
             stack.callback(logger.info, "handing over", extra={"action": "actors_stopping"})
             yield process
     finally:
         logger.info("stopped", extra={"action": "actors_stopped"})
 
 
-async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: AsyncExitStack) -> ActorProcess:
+async def _start(
+    settings: Settings, name: str, engine: AsyncEngine, heartbeat: Heartbeat, stack: AsyncExitStack
+) -> ActorProcess:
     amqp_url = settings.required_amqp_url()
     tail = TailStore.from_url(settings.required_redis_url(), settings.redis_prefix)
     stack.push_async_callback(tail.close)
@@ -124,7 +126,7 @@ async def _start(settings: Settings, name: str, engine: AsyncEngine, stack: Asyn
     stack.push_async_callback(relay.stop)
     connections = await Connections.open(settings, CONNECTIONS, name)
     stack.push_async_callback(connections.close)
-    store = PostgresStore(engine, connections, settings, tail)
+    store = PostgresStore(engine, connections, settings, tail, heartbeat.heard_for)
     groups = Groups(Services(store, settings, replier=publisher, committed=relay.committed))
     app = ActorApp(build_broker(amqp_url, name), engine, settings, name, partial(_mailboxes, groups))
     stack.push_async_callback(app.stop)
@@ -142,7 +144,7 @@ def _mailboxes(groups: Groups, partition: int, partition_epoch: int) -> Partitio
     return PartitionMailboxes(partition, partition_epoch, groups)
 
 
-async def _start_heartbeat(settings: Settings, name: str, stack: AsyncExitStack) -> None:
+async def _start_heartbeat(settings: Settings, name: str, stack: AsyncExitStack) -> Heartbeat:
     """Be known as alive before anything is owned; the row goes last."""
     heartbeat = Heartbeat(settings.required_database_url(), name, "actors", interval=settings.worker.heartbeat)
     watch_heartbeat(heartbeat)
@@ -150,6 +152,7 @@ async def _start_heartbeat(settings: Settings, name: str, stack: AsyncExitStack)
     stack.push_async_callback(asyncio.to_thread, heartbeat.stop)
     while not await asyncio.to_thread(heartbeat.wait_first, RETRY):
         logger.info("waiting for the first heartbeat", extra={"action": "waiting"})
+    return heartbeat
 
 
 async def _look(engine: AsyncEngine) -> None:

@@ -67,12 +67,13 @@ class Actor:
         self.replies = Replies()
         self.outbox: list[OutboxItem] = []
         self.mailboxes: PartitionMailboxes | None = None
+        self.blind = False  # whether its heartbeats did not come through lately
 
     async def take(self) -> PartitionMailboxes:
         """Own the partition anew; the former mailboxes are fenced from here on."""
         async with self.engine.begin() as db:
             epoch = await db.scalar(text(TAKE), {"p": self.partition})
-        store = PostgresStore(self.engine, self.connections, self.settings, self.tail)
+        store = PostgresStore(self.engine, self.connections, self.settings, self.tail, lambda _: not self.blind)
         groups = Groups(Services(store, self.settings, self.replies, self._committed))
         self.mailboxes = PartitionMailboxes(self.partition, epoch or 0, groups)
         return self.mailboxes

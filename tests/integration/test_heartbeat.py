@@ -104,14 +104,21 @@ async def test_a_database_that_is_away_at_first_is_found_later(
     assert await asyncio.to_thread(heartbeat.wait_first, PATIENCE)
 
 
-async def test_it_outlasts_a_restart_of_the_database(private_postgres: PostgresServer, beats: list[Heartbeat]) -> None:
+async def test_it_outlasts_a_restart_of_the_database(
+    private_postgres: PostgresServer, beats: list[Heartbeat], caplog: pytest.LogCaptureFixture
+) -> None:
     await asyncio.to_thread(migrate.upgrade, private_postgres.url)
     slots = [1]
     heartbeat = Heartbeat(private_postgres.url, "w2", "worker", interval=0.3, slots=lambda: slots[0])
     beats.append(heartbeat)
     heartbeat.start()
     await until_row(private_postgres.url, lambda row: row["slots"] == 1)
+    assert heartbeat.heard_for(3600)
     private_postgres.kill()
+    await until(lambda: "no heartbeat" in caplog.text, timeout=PATIENCE)
+    assert not heartbeat.heard_for(0)
     private_postgres.start()
     slots[0] = 5
     await until_row(private_postgres.url, lambda row: row["slots"] == 5)
+    await until(lambda: heartbeat.heard_for(0), timeout=PATIENCE)
+    assert not heartbeat.heard_for(3600), "what others did meanwhile nobody knows"

@@ -171,6 +171,22 @@ async def test_a_fresh_attempt_is_alive_before_its_first_heartbeat_lists_it(it: 
         await it.send(start("r1", process="w2"))
 
 
+async def test_who_could_not_beat_calls_nobody_silent(it: Actor) -> None:
+    await it.send(accept("r1"))
+    attempt = uuid.uuid4()
+    await it.send(start("r1", attempt=attempt))
+    await heartbeat(it, "w1", attempt)
+    async with it.engine.begin() as db:
+        await db.exec_driver_sql("UPDATE processes SET beat_at = now() - interval '1 hour'")
+    it.blind = True  # an outage of the database has just ended, and the worker will be heard any moment
+    with pytest.raises(AttemptAlive):
+        await it.send(start("r1", process="w2"))
+    it.blind = False
+    second = await it.send(start("r1", process="w2"))
+    assert isinstance(second, c.StartAnswer)
+    assert second.attempt == 2
+
+
 async def test_a_dead_attempt_is_taken_over_and_its_tail_adopted(it: Actor) -> None:
     await it.send(accept("r1"))
     worker = Worker.of("r1", await it.send(start("r1", process="gone")))

@@ -51,7 +51,7 @@ class MemoryStore:
     def __init__(self, db: Database, settings: Settings, tail: SimTail) -> None:
         self._db, self._tail, self._settings = db, tail, settings
         self._announce = settings.events.enabled
-        self._gatherer = gather.Gatherer(settings, tail)  # type: ignore[arg-type]
+        self._gatherer = gather.Gatherer(settings, tail, lambda _: True)  # type: ignore[arg-type]
 
     def at_hand(self, snapshot: StateSnapshot, command: c.Command) -> Facts | None:
         return None if self._gatherer.needs_reads(snapshot, command) else self._gatherer.bare()
@@ -135,7 +135,7 @@ async def run_input(db: Database, run_id: UUID) -> RunInput | None:
     return RunInput.model_validate(row["input"]) if row else None
 
 
-async def is_alive(db: Database, attempt_id: UUID, silent_after: float) -> bool:
+async def is_alive(db: Database, attempt_id: UUID, silent_after: float, _blind: bool) -> bool:
     return await db.ask(lambda tables: tables.alive(attempt_id, silent_after))
 
 

@@ -59,10 +59,18 @@ class Heartbeat:
         self._connection: Any = None  # asyncpg comes without types
         self._failing = False
         self._beaten = time.monotonic()
+        self._back = float("-inf")  # when the last outage was over
 
     def age(self) -> float:
         """Seconds since the database last took a beat, or since this was made."""
         return time.monotonic() - self._beaten
+
+    def heard_for(self, seconds: float) -> bool:
+        """Whether the database took this process's beats all that time; before the first outage it counts as so.
+
+        Who could not beat cannot tell that others are silent: they could not either.
+        """
+        return not self._failing and time.monotonic() - self._back >= seconds
 
     def start(self) -> None:
         self._thread.start()
@@ -140,5 +148,6 @@ class Heartbeat:
 
     def _note_success(self) -> None:
         if self._failing:
+            self._back = time.monotonic()
             logger.info("the heartbeat is back", extra={"action": "heartbeat_back"})
         self._failing = False
