@@ -21,7 +21,7 @@ from callboard_runtime.broker.frames import basic_ack, basic_nack
 
 logger = logging.getLogger(__name__)
 
-WRITE_TIMEOUT = 5.0  # seconds; a socket that takes nothing for longer is a broken connection's
+LOOK_EVERY = 5.0  # seconds in which a socket takes nothing, until it is asked whether the connection is gone
 
 
 class AckChannel(Protocol):
@@ -77,8 +77,21 @@ class AckLines:
         connection = cast(AbstractConnection, cast(Any, channel).connection)  # the base class does not name it
         if self._line is None or connection is not self._connection:
             self._connection = connection
-            self._line = AckLine(lambda wire: write_frames(connection, wire, timeout=WRITE_TIMEOUT))
+            self._line = AckLine(lambda wire: write_while_open(connection, wire, LOOK_EVERY))
         return self._line
+
+
+async def write_while_open(connection: AbstractConnection, wire: bytes, look_every: float) -> None:
+    """Hand it to the socket for as long as the connection lives, however slow: a living channel forgets no message.
+
+    Raises TimeoutError once the connection is closed.
+    """
+    while True:
+        try:
+            return await write_frames(connection, wire, timeout=look_every)
+        except TimeoutError:
+            if connection.is_closed:
+                raise
 
 
 class Acknowledger:

@@ -37,7 +37,7 @@ class Delivery(Protocol):
 
 
 class Replier(Protocol):
-    """Answers callers, at most once and without waiting."""
+    """Answers callers, without waiting; one that hears nothing sends its command again."""
 
     def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None: ...
 

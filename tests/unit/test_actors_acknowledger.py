@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Basic
 
-from callboard_actors.acks import AckLine, Acknowledger
+from callboard_actors.acks import AckLine, Acknowledger, write_while_open
 
 
 class Wire:
@@ -155,3 +158,19 @@ def test_exactly_the_settled_ones_are_settled(data: st.DataObject) -> None:
         return wire
 
     assert asyncio.run(play()).open == set(range(1, tags + 1)) - {tag for group in rounds for tag in group}
+
+
+async def test_a_slow_socket_gets_them_all_the_same_and_a_closed_one_none() -> None:
+    full: asyncio.Queue[Any] = asyncio.Queue(1)
+    full.put_nowait("what was written before")
+    connection: Any = SimpleNamespace(write_queue=full, is_closed=False)
+    writing = asyncio.create_task(write_while_open(connection, b"acks", 0.001))
+    for _ in range(10):
+        await asyncio.wait([writing], timeout=0.002)
+    assert full.get_nowait() == "what was written before"
+    await writing
+    assert full.get_nowait().payload == b"acks"
+    full.put_nowait("nobody takes this")
+    connection.is_closed = True
+    with pytest.raises(TimeoutError):
+        await write_while_open(connection, b"acks", 0.001)
