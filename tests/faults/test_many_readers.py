@@ -38,6 +38,7 @@ class LossyLanes(LanePublisher):
 
 @pytest.fixture
 async def speakers(callboard: Callboard) -> AsyncIterator[Speakers]:
+    await asyncio.to_thread(callboard.ensure, worker=0)  # who would take the speakers' runs
     urls, prefix = callboard.urls, callboard.environment["CALLBOARD_REDIS_PREFIX"]
     async with Speakers(urls.database, urls.amqp, urls.redis, prefix, lanes=LossyLanes) as speakers:
         yield speakers
