@@ -22,7 +22,7 @@ from stack import Zygote
 
 ROUND = {"sessions": 6, "turns": 3, "blows": 8, "heavy": True}
 PLANT_ROUND = {"sessions": 8, "turns": 2, "heavy": False, "end_within": 30.0}
-PLANT_ROUNDS = 4  # rounds in which a planted bug must be found
+PLANT_ROUNDS = 8  # rounds in which a planted bug must be found
 console = Console()
 
 

@@ -187,6 +187,19 @@ def _acks_late() -> None:
     gather._is_alive = dead
 
 
+def _no_attempt_memory() -> None:
+    """A StartRun that comes again is another attempt's; the broker keeps each for a moment after its answer."""
+    from callboard_actors.acks import Acknowledger
+
+    real = Acknowledger.ack
+
+    def ack(self: Any, tag: int) -> None:
+        asyncio.get_running_loop().call_later(WIDE, real, self, tag)
+
+    Acknowledger.ack = ack  # type: ignore[method-assign]
+    _kept.enter_context(simulated.PLANTS["no_attempt_memory"]())
+
+
 OWN: dict[str, Callable[[], None]] = {
     "ack_before_commit": _ack_before_commit,
     "no_version_check": _no_version_check,
@@ -198,12 +211,12 @@ OWN: dict[str, Callable[[], None]] = {
     "tool_replayed": _tool_replayed,
     "journal_forgotten": _journal_forgotten,
     "sweeper_sleeps": _sweeper_sleeps,
+    "no_attempt_memory": _no_attempt_memory,
 }
 
 SHARED = (
     "reply_before_commit",
     "no_epoch_check",
-    "no_attempt_memory",
     "no_run_dedup",
     "any_body_dedup",
     "terminal_twice",
@@ -242,6 +255,8 @@ SCENES = {
     "tool_replayed": _breaking(7, kinds=("press", "press", "launch"), **_DYING_WORKERS),
     "journal_forgotten": _breaking(7, 9),
     "sweeper_sleeps": _breaking(1),
+    "no_epoch_check": Scene(kinds=("talk", "crew", "press"), blows=("freeze worker",) * 4, only=True),
+    "no_attempt_memory": Scene(kinds=("talk", "crew"), blows=("kill actors", "cut RabbitMQ") * 3, only=True),
     "no_run_dedup": _breaking(5, 6),
     "any_body_dedup": _breaking(6),
     "terminal_twice": _breaking(2),
