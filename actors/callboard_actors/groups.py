@@ -34,10 +34,11 @@ from callboard_runtime.observe.tracing import NO_SPAN
 from callboard_runtime.settings import Settings
 
 TRIES = 3  # of a command that fails as a bug would, before it is set aside
+COMMITS = 2  # under way at once, the second one only for a full group
 READS = 1  # reads under way at once
 LONG_READS = 4  # the same, of commands that need several reads or Redis
 CLAIMS = 4  # large commands fetched at once
-CONNECTIONS = 1 + READS
+CONNECTIONS = COMMITS + READS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,8 @@ class Groups:
         self._claims = Stage(1, CLAIMS, self._fetch, self._again, self._failed)
         self._looks = Stage(READS, size, self._look, self._again, self._failed, may_go_on=self._may_look)
         self._gathers = Stage(LONG_READS, 1, self._gather, self._again, self._failed)
-        # One commit at a time: what comes meanwhile is the next one, and few large ones cost less than many small.
-        self._commits = Stage(1, size, self._write, self._again, self._failed, taken=self._commit_taken)
+        # What comes during a commit is the next one: few large ones cost less than many small.
+        self._commits = Stage(COMMITS, size, self._write, self._again, self._failed, taken=self._commit_taken)
         self._ahead = False  # what was looked up last still waits for its commit
 
     def add(self, work: Work) -> None:

@@ -25,6 +25,7 @@ PATIENCE = (0.05, 0.1, 0.25, 0.5, 1.0)  # seconds between tries while a service 
 class Stage:
     """`carry_out` gets groups of at most `size`, by `width` tasks; `again` what met an outage, `failed` the rest.
 
+    All tasks but one carry out full groups only: what is less joins what comes while that one is at work.
     `taken` is called whenever what waited was taken; a stage that may not go on waits for another `pump`.
     """
 
@@ -58,11 +59,16 @@ class Stage:
 
     def pump(self) -> None:
         """Set tasks to work if there is something to do; they go on for as long as there is."""
-        while len(self._waiting) > self._starting * self._size and len(self._tasks) < self._width and self._may_go_on():
+        while len(self._tasks) < self._width and self._is_due(len(self._tasks)) and self._may_go_on():
             self._starting += 1
             task = asyncio.get_running_loop().create_task(self._run())
             self._tasks.add(task)
             task.add_done_callback(self._over)
+
+    def _is_due(self, others: int) -> bool:
+        """Whether there is a group for one more task, beside so many others."""
+        free = len(self._waiting) - self._starting * self._size
+        return free >= (self._size if others else 1)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -70,7 +76,7 @@ class Stage:
 
     async def _run(self) -> None:
         self._starting -= 1
-        while self._may_go_on() and (group := self._take()):
+        while self._is_due(len(self._tasks) - 1) and self._may_go_on() and (group := self._take()):
             for work in group:
                 work.home.begin()
             try:

@@ -40,7 +40,7 @@ class Memory:
     groups: list[tuple[set[int], int]] = field(default_factory=list)  # what was written: partitions, commands
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     facts: list[Facts] = field(default_factory=list)  # for the next looks, instead of the usual
-    committing: bool = False  # some commit has begun
+    begun: int = 0  # commits
     looks: list[int] = field(default_factory=list)  # how many commands each was for
 
     def at_hand(self, snapshot: StateSnapshot, command: c.Command) -> Facts | None:
@@ -55,7 +55,7 @@ class Memory:
         raise AssertionError("nothing here needs it")
 
     async def commit(self, fences: Fences, group: Sequence[Versioned]) -> list[OutboxItem]:
-        self.committing = True
+        self.begun += 1
         await self.gate.wait()
         if self.away:
             self.away -= 1
@@ -166,7 +166,7 @@ async def test_what_comes_during_a_commit_is_looked_up_once_ahead_and_then_toget
     """More looks during one commit would commit nothing sooner."""
     names = threads(7)
     sent = [it.send(names[0])]
-    await until(lambda: it.store.committing)
+    await until(lambda: it.store.begun)
     for thread in names[1:]:
         sent.append(it.send(thread))
         for _ in range(5):
@@ -179,10 +179,27 @@ async def test_what_comes_during_a_commit_is_looked_up_once_ahead_and_then_toget
     assert [count for _, count in it.store.groups] == [1, 1, 5]
 
 
+@pytest.mark.parametrize(("more", "commits"), [(3, 1), (4, 2)])
+async def test_a_second_commit_beside_the_first_is_a_full_one(more: int, commits: int) -> None:
+    it = Process(group_size=4)
+    names = threads(1 + more)
+    sent = [it.send(names[0])]
+    await until(lambda: it.store.begun)
+    sent += [it.send(thread) for thread in names[1:]]
+    await until(lambda: len(it.store.looks) == 2)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert it.store.begun == commits
+    it.store.gate.set()
+    for _, reply in sent:
+        (await answered(reply)).unwrap()
+    assert sorted(count for _, count in it.store.groups) == [1, more]
+
+
 async def test_looks_go_on_when_what_was_ahead_has_lost_its_partition(it: Process) -> None:
     names = threads(3)
     first = it.send(names[0])
-    await until(lambda: it.store.committing)
+    await until(lambda: it.store.begun)
     ahead = it.send(names[1])
     await until(lambda: len(it.store.looks) == 2)
     it.mailboxes[partition_of(session_uuid("ada", names[1]))].lose("taken by another process")
