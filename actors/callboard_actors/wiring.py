@@ -35,7 +35,7 @@ from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.observe import endpoint
 from callboard_runtime.observe.health import Check, Health, database_answers
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
-from callboard_runtime.persistence.database import connect, create_engine
+from callboard_runtime.persistence.database import close_engine, connect, create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.lanes import LanePublisher
@@ -100,7 +100,7 @@ async def actor_process(settings: Settings) -> AsyncGenerator[ActorProcess]:
         async with AsyncExitStack() as stack:
             engine = create_engine(settings, name=name)
             watch_engine(engine)
-            stack.push_async_callback(engine.dispose)
+            stack.push_async_callback(close_engine, engine)
             await _until_there("the database", partial(_look, engine))
             heartbeat = await _start_heartbeat(settings, name, stack)
             process = await _start(settings, name, engine, heartbeat, stack)

@@ -34,7 +34,7 @@ from callboard_http.tail_reads import TailReads
 from callboard_http.tickets import Tickets
 from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
-from callboard_runtime.persistence.database import create_engine
+from callboard_runtime.persistence.database import close_engine, create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.tail import TailStore, connect_redis
@@ -82,7 +82,7 @@ async def _services(app: web.Application) -> AsyncGenerator[None]:
     await commands.close()
     if redis is not None:
         await redis.aclose()
-    await engine.dispose()
+    await close_engine(engine)
 
 
 async def _start_ingress(app: web.Application, name: str) -> Ingress | None:

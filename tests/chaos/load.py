@@ -116,7 +116,7 @@ class Load:
         if turn.kind == "cancel":
             turn.cancel = await self._cancel(client, turn)
         await self._read(client, turn)
-        if turn.kind == "launch":
+        if turn.kind in ("press", "launch"):  # a press is asked about, too, when its process died over it
             await self._approve(client, turn)
         turn.shown = await client.run(turn.run)
 

@@ -183,7 +183,8 @@ async def test_nothing_is_announced_when_events_are_off(it: Actor) -> None:
 
 # -- routing keys -----------------------------------------------------------------------------------------------------
 
-CLIENT_IDS = st.from_regex(r"\A[A-Za-z0-9._:~@/+=-]{1,200}\Z")
+# Dots alone are no id: a path drops them.
+CLIENT_IDS = st.from_regex(r"\A[A-Za-z0-9._:~@/+=-]{1,200}\Z").filter(lambda found: bool(found.strip(".")))
 
 
 @given(CLIENT_IDS, CLIENT_IDS)

@@ -1,7 +1,7 @@
 """Messages and session totals on a real PostgreSQL: order, gaplessness under concurrency, repeats, refusals."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -16,6 +16,7 @@ from callboard_runtime.domain.ids import session_uuid
 from callboard_runtime.domain.state_snapshot import StateSnapshot
 from callboard_runtime.domain.usage import CallUsage, UsageTotals
 from callboard_runtime.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
+from callboard_runtime.persistence import database
 from callboard_runtime.persistence.database import connect, create_engine, snapshot, transaction
 from callboard_runtime.persistence.message_repository import append_message, list_messages
 from callboard_runtime.persistence.session_repository import (
@@ -318,3 +319,20 @@ async def test_a_server_that_vanished_holds_neither_commits_nor_the_end(
         proxy.vanish()
         await connections.close()
         proxy.bury()
+
+
+async def test_connections_to_a_server_that_vanished_are_left_in_time(
+    postgres_url: str, tcp_proxy: Callable[[str], Awaitable[TcpProxy]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "CLOSE_TIMEOUT", 0.2)
+    proxy = await tcp_proxy(postgres_url)
+    engine = database.create_engine(proxy.url(postgres_url), pool=3)
+    opened = [await engine.connect() for _ in range(3)]
+    raw = [(await connection.get_raw_connection()).driver_connection for connection in opened]
+    for connection in opened:
+        await connection.close()
+    proxy.vanish()
+    async with asyncio.timeout(10):  # each of them alone waits longer
+        await database.close_engine(engine)
+    for one in raw:
+        one.terminate()

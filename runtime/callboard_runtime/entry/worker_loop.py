@@ -19,7 +19,7 @@ from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.observe.health import Health, database_answers
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.observe.worker import LEGS_ACTIVE, SLOTS
-from callboard_runtime.persistence.database import create_engine
+from callboard_runtime.persistence.database import close_engine, create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.guard import GuardedTail
@@ -111,7 +111,7 @@ class WorkerLoop:
     async def _connect(self) -> WorkerServices:
         settings, stack, amqp_url = self._settings, self._stack, self._settings.required_amqp_url()
         engine = create_engine(settings, name=self.process)
-        stack.push_async_callback(engine.dispose)
+        stack.push_async_callback(close_engine, engine)
         tail = GuardedTail(TailStore.from_url(settings.required_redis_url(), settings.redis_prefix))
         stack.push_async_callback(tail.close)
         commands = await CommandClient.connect(amqp_url, f"{self.process}-commands")

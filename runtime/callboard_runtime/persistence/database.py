@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,7 @@ from callboard_runtime.settings import Settings
 CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 15.0  # seconds; a server that froze or vanished must not hold a caller, or a shutdown, for long
 IDLE_TRANSACTION = 10.0  # seconds; what a frozen or vanished process had locked is free again after that
+CLOSE_TIMEOUT = 5.0  # seconds for all connections together
 POOL_TIMEOUT = 10.0  # seconds to wait for a free connection
 STATEMENTS = 256  # prepared statements kept per connection
 DEFAULT_POOL = 10
@@ -122,6 +124,13 @@ def _plain(value: object) -> object:
     if isinstance(value, Decimal | UUID):  # asyncpg's UUID is a subclass, which orjson does not take for one
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+async def close_engine(engine: AsyncEngine) -> None:
+    """Close its connections; those to a server that vanished say no goodbye, and are left to the end of the process."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await engine.dispose()
 
 
 @asynccontextmanager
