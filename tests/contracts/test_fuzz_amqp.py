@@ -31,6 +31,7 @@ from contracts.test_ingress import actors, app, front, settings  # noqa: F401 - 
 from fuzzing import PLAYED_BESIDE, explore
 from integration.api_stage import Worker, approval
 from integration.http_harness import USER, Front
+from waiting import until
 
 pytestmark = [pytest.mark.timeout(240), PLAYED_BESIDE]
 
@@ -253,9 +254,11 @@ async def test_a_huge_command_is_set_aside(mailbox: Commands, front: Front, app:
         assert len(reply.error.message) < 1000
     dead = await app.channel.get_queue(topology.DEAD_QUEUE, ensure=False)
     set_aside = {hash(body) for body in huge}
-    async with asyncio.timeout(PATIENCE):
-        while set_aside:
-            message = await dead.get(no_ack=True, fail=False, timeout=PATIENCE)
-            set_aside -= {hash(message.body)} if message else set()
-            await asyncio.sleep(0.02)
+
+    async def all_found() -> bool:
+        message = await dead.get(no_ack=True, fail=False, timeout=PATIENCE)
+        set_aside.difference_update({hash(message.body)} if message else ())
+        return not set_aside
+
+    await until(all_found, "what was set aside", timeout=PATIENCE)
     assert (await front.call("POST", "/api/v1/agent/runs", json=run_input("after", neighbour()))).status == 202

@@ -132,11 +132,12 @@ async def _until_without_consumer(channel: aio_pika.abc.AbstractChannel) -> None
 
 
 async def _until_declared(connection: aio_pika.abc.AbstractConnection) -> None:
-    while True:
+    async def is_declared() -> bool:
         channel = await connection.channel()
         try:
             await channel.declare_queue(topology.WORKER_QUEUE, passive=True)
         except aio_pika.exceptions.ChannelNotFoundEntity:
-            await asyncio.sleep(0.05)
-        else:
-            return
+            return False
+        return True
+
+    await until(is_declared, "the workers' queue", timeout=PATIENCE)
