@@ -6,14 +6,11 @@ Out: the SSE response, counted, bounded and ended with the process.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from math import inf
-from uuid import UUID
 
 from aiohttp import web
-from redis.exceptions import RedisError
 
 from callboard_http.auth import LEEWAY, Principal
 from callboard_http.chunk import Chunk
@@ -53,22 +50,22 @@ def place_at_start(opening: Opening, leg: OpenLeg | None) -> Place:
     return Place(leg_key(opening, leg), ORIGIN)
 
 
-async def place_after(opening: Opening, cursor: EventId, sources: Sources) -> Place | None:
+def place_after(opening: Opening, cursor: EventId, sources: Sources) -> Place | None:
     """The first leg with events after the cursor; None when the last leg ended there or before.
 
-    Raises Conflict for a cursor that no event has had: beyond the log, and not in the tail; Gone for one behind which
-    events were pruned, or which is beyond what was committed of its epoch and unknown here.
+    Raises Conflict for a cursor of an epoch that nobody was given yet; Gone for one behind which events were pruned, or
+    which is beyond what was committed of a former epoch and unknown here.
     """
     open_leg = next((leg for leg in opening.legs if not _ended_by(leg, cursor)), None)
     if open_leg is None:
         return None
-    await _check_cursor(opening.standing, cursor, sources)
+    _check_cursor(opening.standing, cursor, sources)
     return Place(leg_key(opening, open_leg), cursor)
 
 
-async def place_in_session(standing: Standing, cursor: EventId, sources: Sources) -> Place:
+def place_in_session(standing: Standing, cursor: EventId, sources: Sources) -> Place:
     """All that follows the cursor in a session. Raises as `place_after` does."""
-    await _check_cursor(standing, cursor, sources)
+    _check_cursor(standing, cursor, sources)
     return Place(SessionKey(standing.session_id), cursor)
 
 
@@ -152,14 +149,15 @@ def _ended_by(leg: OpenLeg, cursor: EventId) -> bool:
     return leg.end is not None and leg.end <= cursor
 
 
-async def _check_cursor(standing: Standing, cursor: EventId, sources: Sources) -> None:
+def _check_cursor(standing: Standing, cursor: EventId, sources: Sources) -> None:
+    """Of the present epoch any cursor is believed: while Redis is away, what is sent is on the lanes alone at first."""
     _check_kept(standing, cursor)
     committed = EventId(cursor.epoch, standing.committed)
     if cursor <= committed or sources.memory.between(standing.session_id, committed, cursor) is not None:
         return
     if cursor.epoch < standing.log.epoch:
         raise Gone(f"event {cursor} was withdrawn; come without a cursor for a snapshot")
-    if cursor.epoch > standing.log.epoch or await _tail_denies(standing.session_id, cursor, sources):
+    if cursor.epoch > standing.log.epoch:
         raise Conflict(f"no event {cursor} has been sent; the log stands at {standing.log}")
 
 
@@ -167,13 +165,3 @@ def _check_kept(standing: Standing, cursor: EventId) -> None:
     oldest = standing.oldest
     if oldest is not None and cursor < EventId(oldest.epoch, oldest.seq - 1):
         raise Gone(f"events after {cursor} are past their retention; come without a cursor for a snapshot")
-
-
-async def _tail_denies(session_id: UUID, cursor: EventId, sources: Sources) -> bool:
-    """Whether the tail has this epoch, and ends before the cursor; a tail that is away denies nothing."""
-    if sources.tail is None:
-        return False
-    with contextlib.suppress(RedisError, OSError, TimeoutError):
-        entries = await sources.tail.read(session_id, EventId(cursor.epoch, 0), cursor.epoch)
-        return entries is not None and entries.last_seq < cursor.seq
-    return False

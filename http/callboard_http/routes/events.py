@@ -38,7 +38,7 @@ async def events(request: web.Request) -> web.StreamResponse:
 async def session_events(request: web.Request, session_id: UUID, principal: Principal) -> web.StreamResponse:
     """All runs of a session, in the order of its log, from the cursor, or the first event, until the reader leaves."""
     services, after = request.app[SERVICES], event_cursor(request) or ORIGIN
-    place = await place_in_session(await services.openings.session(session_id, after.epoch), after, services.sources)
+    place = place_in_session(await services.openings.session(session_id, after.epoch), after, services.sources)
     protocol = request.query.get("protocol", CURRENT)
     return await follow(request, place, principal, protocol=protocol, resumable=True)
 
@@ -50,7 +50,7 @@ async def _place(
     services = request.app[SERVICES]
     opening = await services.openings.of(owner, run_id, after.epoch if after else 0)
     if after:
-        return await place_after(opening, after, services.sources)
+        return place_after(opening, after, services.sources)
     leg = opening.named(run_id)
     return leg_key(opening, leg) if leg and leg.first_epoch and not whole else place_at_start(opening, leg)
 
