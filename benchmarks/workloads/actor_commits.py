@@ -7,6 +7,8 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Self
 
 import orjson
 import uvloop
@@ -57,9 +59,12 @@ def run(world: World, sizes: Sizes) -> Result:
         "actor_commits",
         (Table(f"{sizes.sessions} sessions at once, {RUNS} runs of 5 commands each", (ours, single, locked)),),
         (
-            "The actor decides, and writes all that a run leaves behind: snapshot, run, leg, attempt, messages, "
-            "journal, usage, events, outbox. The row lock is there to compare with: it only locks and reads the "
-            "session's row, writes it back with a state of the same size, and inserts the command's events.",
+            "The actor reads encoded commands, decides, writes all that a run leaves behind (snapshot, run, leg, "
+            "attempt, messages, journal, usage, events, outbox) and encodes its answers. Commands are encoded before "
+            "the clock starts, and answers are read when it has stopped: both is their senders' work.",
+            "The row lock is there to compare with: it has no command to read and nothing to decide or to answer. It "
+            "only locks and reads the session's row, writes it back with a state of the same size, and inserts the "
+            "command's events.",
         ),
     )
 
@@ -76,13 +81,13 @@ class _Delivery:
 
 
 class _Replies:
-    """Hands replies to whoever waits for them."""
+    """Keeps what the actors answer; whoever waits for an answer goes on."""
 
     def __init__(self) -> None:
-        self.waiting: dict[str, asyncio.Future[c.Reply]] = {}
+        self.waiting: dict[str, asyncio.Future[bytes]] = {}
 
     def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
-        self.waiting.pop(correlation_id).set_result(c.decode_reply(body))
+        self.waiting.pop(correlation_id).set_result(body)
 
 
 class _Actors:
@@ -92,12 +97,16 @@ class _Actors:
         self._replies = replies
         self._mailboxes = [PartitionMailboxes(number, epochs[number], groups) for number in range(PARTITIONS)]
 
-    async def send(self, command: c.Command) -> c.Answer:
-        correlation = uuid.uuid4().hex
-        reply = self._replies.waiting[correlation] = asyncio.get_running_loop().create_future()
-        envelope = Envelope(c.encode_command(command), "caller", correlation, _Delivery())
-        self._mailboxes[partition_of(command.session_id)].put(envelope)
-        return (await reply).unwrap()
+    async def play(self, script: Script) -> list[bytes]:
+        """Send a session's commands, each after the answer to the one before; returns the answers."""
+        return [
+            await self._send(script.partition, f"{script.thread}/{n}", body) for n, body in enumerate(script.bodies)
+        ]
+
+    def _send(self, partition: int, correlation: str, body: bytes) -> asyncio.Future[bytes]:
+        answer = self._replies.waiting[correlation] = asyncio.get_running_loop().create_future()
+        self._mailboxes[partition].put(Envelope(body, "caller", correlation, _Delivery()))
+        return answer
 
     async def close(self) -> None:
         await asyncio.gather(*(mailboxes.close() for mailboxes in self._mailboxes))
@@ -117,8 +126,17 @@ async def _actor(stack: Stack, sessions: int, name: str, group_size: int) -> Row
     connections = await Connections.open(settings, CONNECTIONS, "bench")
     store = PostgresStore(engine, connections, settings, tail)
     actors = _Actors(epochs, Groups(Services(store, settings, replies, _nothing)), replies)
-    await _play(actors, "warm-up", 0)
-    row = await _timed(name, stack, [_session(actors, n) for n in range(sessions)])
+    answered = await actors.play(Script.of("warm-up"))
+    scripts = [Script.of(f"thread-{number}") for number in range(sessions)]
+    answers: list[list[bytes]] = []
+
+    async def play(script: Script) -> int:
+        answers.append(await actors.play(script))
+        return len(script.bodies)
+
+    row = await _timed(name, stack, [play(script) for script in scripts])
+    for body in chain(answered, *answers):
+        c.decode_reply(body).unwrap()  # a refused command would count for nothing
     await actors.close()
     await tail.close()
     await connections.close()
@@ -130,27 +148,37 @@ def _nothing(_: Sequence[OutboxItem]) -> None:
     """Nobody relays what is due."""
 
 
-async def _session(actors: _Actors, number: int) -> int:
-    return sum([await _play(actors, f"thread-{number}", attempt) for attempt in range(RUNS)])
+@dataclass(frozen=True)
+class Script:
+    """The commands of one session, encoded before the clock starts: making them is their senders' work."""
+
+    thread: str
+    partition: int
+    bodies: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, thread: str) -> Self:
+        commands = [command for number in range(RUNS) for command in _run(thread, number)]
+        partition = partition_of(session_uuid(USER, thread))
+        return cls(thread, partition, tuple(c.encode_command(command) for command in commands))
 
 
-async def _play(actors: _Actors, thread: str, number: int) -> int:
-    """One run of one model call; returns how many commands it took."""
-    run = f"{thread}-run-{number}"
+def _run(thread: str, number: int) -> list[c.Command]:
+    """One run of one model call, the session's epoch being its number."""
+    run, epoch = f"{thread}-run-{number}", number + 1
     session_id, run_id = session_uuid(USER, thread), run_uuid(USER, run)
-    await actors.send(accept(thread, run))
-    start = c.StartRun(session_id=session_id, run_id=run_id, leg=1, attempt_id=uuid.uuid4(), process="bench")
-    answer = await actors.send(start)
-    assert isinstance(answer, c.StartAnswer)
-    place = {"session_id": session_id, "run_id": run_id, "epoch": answer.epoch}
+    place = {"session_id": session_id, "run_id": run_id, "epoch": epoch}
     step = c.StepBegin(key="answer/1", kind="model", name="answer", digest="d", provider="openai", model="bench")
-    await actors.send(c.BeginStep(**place, ordinal=1, steps=(step,)))
-    shown = batch(answer.epoch, answer.opening.last_seq + 1, [DELTA] * EVENTS)
+    shown = batch(epoch, 2, [DELTA] * EVENTS)  # RUN_STARTED is the first
     record = c.StepRecord(key="answer/1", result={"text": "words"}, usage=USAGE)
-    await actors.send(c.RecordStep(**place, ordinal=2, events=shown, records=(record,)))
     said = NewMessage(message_id=f"{run}-answer", role="assistant", content="words")
-    await actors.send(c.FinishRun(**place, ordinal=3, status=RunStatus.SUCCEEDED, messages=(said,)))
-    return 5
+    return [
+        accept(thread, run),
+        c.StartRun(session_id=session_id, run_id=run_id, leg=1, attempt_id=uuid.uuid4(), process="bench"),
+        c.BeginStep(**place, ordinal=1, steps=(step,)),
+        c.RecordStep(**place, ordinal=2, events=shown, records=(record,)),
+        c.FinishRun(**place, ordinal=3, status=RunStatus.SUCCEEDED, messages=(said,)),
+    ]
 
 
 def accept(thread: str, run: str) -> c.AcceptRun:
