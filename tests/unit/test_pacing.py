@@ -6,6 +6,7 @@ import asyncio
 import threading
 from contextvars import copy_context
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,43 +14,63 @@ import pytest
 from callboard_runtime.crew.runtime import prepare_loop
 from callboard_runtime.llm.libraries import litellm
 from callboard_runtime.llm.threads import LoopThreads, only_makes_request
-from callboard_runtime.pacing import Pace
+from callboard_runtime.pacing import BREATH, Pace, Step
 
 
-async def test_those_who_come_together_go_on_in_order_one_in_each_turn_of_the_loop() -> None:
-    pace, turns, went = Pace(), 0, dict[int, int]()
+class Turns:
+    """Counts the turns of the loop for as long as somebody looks."""
 
-    def count() -> None:
-        nonlocal turns
-        turns += 1
-        if len(went) < 5:
-            loop.call_soon(count)
+    def __init__(self) -> None:
+        self.count, self._loop = 0, asyncio.get_running_loop()
+        self._next()
+
+    def _next(self) -> None:
+        self.count += 1
+        self._handle = self._loop.call_soon(self._next)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
+async def test_those_who_come_together_go_on_one_at_a_time_and_the_loop_breathes_between_them() -> None:
+    pace, turns, went = Pace(), Turns(), list[tuple[int, int]]()
 
     async def step(number: int) -> None:
-        await pace.turn()
-        went[number] = turns
+        await pace.turn(Step.CREW)
+        went.append((number, turns.count))
 
-    loop = asyncio.get_running_loop()
-    loop.call_soon(count)
     await asyncio.gather(*(step(number) for number in range(5)))
-    assert list(went) == [0, 1, 2, 3, 4]
-    assert len(set(went.values())) == 5
+    turns.stop()
+    assert [number for number, _ in went] == [0, 1, 2, 3, 4]
+    assert all(later - earlier >= BREATH for (_, earlier), (_, later) in pairwise(went))
+
+
+async def test_a_granted_run_goes_before_crews_that_came_earlier() -> None:
+    pace, went = Pace(), list[str]()
+
+    async def step(name: str, kind: Step) -> None:
+        await pace.turn(kind)
+        went.append(name)
+
+    crews = [step(f"crew {number}", Step.CREW) for number in range(3)]
+    await asyncio.gather(*crews, step("request", Step.REQUEST))
+    assert went == ["crew 0", "request", "crew 1", "crew 2"]
 
 
 async def test_who_comes_alone_does_not_wait() -> None:
     pace = Pace()
-    alone = pace.turn()
     with pytest.raises(StopIteration):
-        alone.send(None)
-    await asyncio.sleep(0)
+        pace.turn(Step.CREW).send(None)
+    for _ in range(BREATH):
+        await asyncio.sleep(0)
     with pytest.raises(StopIteration):
-        pace.turn().send(None)
+        pace.turn(Step.REQUEST).send(None)
 
 
 async def test_one_who_leaves_keeps_nobody_waiting() -> None:
     pace = Pace()
-    await pace.turn()
-    waiting = [asyncio.create_task(pace.turn()) for _ in range(3)]
+    await pace.turn(Step.CREW)
+    waiting = [asyncio.create_task(pace.turn(Step.CREW)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[1].cancel()
     async with asyncio.timeout(15):

@@ -31,7 +31,7 @@ from callboard_runtime.observe.logs import run_named
 from callboard_runtime.observe.spans import leg_span
 from callboard_runtime.observe.tracing import Span
 from callboard_runtime.observe.worker import LEGS
-from callboard_runtime.pacing import turn
+from callboard_runtime.pacing import Step, turn
 from callboard_runtime.persistence.run_reader import read_brief, read_first_brief
 from callboard_runtime.settings import Settings
 from callboard_runtime.stream.emitter import EventEmitter, Leg
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT = 10.0  # seconds until StartRun is sent again
 START_PATIENCE = 60.0  # seconds after which a wake-up is given up: another one comes
 PAUSE = 1.0  # seconds between two tries
-BUSY = 20  # runs at once from which on deltas are joined over a longer time
+BUSY = 8  # runs at once from which on deltas are joined over a longer time
 LONGEST_WINDOW = 0.05  # seconds
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ async def _unattempted(start: StartRun, services: WorkerServices) -> RunBrief | 
 
 
 async def _start_ahead(start: StartRun, brief: RunBrief, services: WorkerServices) -> None:
-    await turn()
+    await turn(Step.CREW)
     with _span(start, 1, brief) as span:
         ahead = Ahead(brief, services.settings)
         try:

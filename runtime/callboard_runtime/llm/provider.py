@@ -18,7 +18,7 @@ from callboard_runtime.llm.libraries import (
 from callboard_runtime.llm.messages import CallDelta, Delta, ModelCall, Usage
 from callboard_runtime.llm.setup import load_tokenizer
 from callboard_runtime.llm.sse import openai_chunks
-from callboard_runtime.pacing import turn
+from callboard_runtime.pacing import Step, turn
 
 SCRIPTED = "callboard-scripted"
 
@@ -42,7 +42,7 @@ async def stream(call: ModelCall, target: Target, timeout: float) -> AsyncGenera
 
     `timeout` is in seconds and bounds single reads; the caller bounds the whole.
     """
-    await turn()
+    await turn(Step.REQUEST)
     response = await litellm.acompletion(**_arguments(call, target, timeout))  # pyright: ignore[reportUnknownMemberType]
     raw = getattr(response, "completion_stream", None)
     deltas = _short_way(raw) if is_openai_shaped(raw, target.provider) else _litellms_way(response)
