@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -28,6 +29,7 @@ console = Console()
 
 def main() -> int:
     options = _options()
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # else it tells of every try while the broker is taken away
     services = Services()
     folder = Path(tempfile.mkdtemp(prefix="callboard-chaos-"))
     folder.chmod(0o755)
