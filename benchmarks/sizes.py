@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Sizes:
     """`chat` is the number of runs by how many are under way at once; `pace_ms` is the model's time per token."""
 
-    chat: Mapping[int, int] = field(default_factory=lambda: {1: 30, 16: 320, 100: 800})
+    chat: Mapping[int, int] = field(default_factory=lambda: {1: 30, 16: 640, 100: 800})
     pace_ms: tuple[int, ...] = (10, 0)
     tokens: int = 64
     hops: int = 48
