@@ -53,9 +53,15 @@ SELECT w.session_id, w.was, w.became, w.writer, w.owners FROM chaos_witness w JO
 """
 
 # Between a decision and its commit a service may freeze: who was silent lately may have been so when it was decided.
+# A cancelled run that does not end in time is ended by its actor, whoever lives: that promise is the bounded cancel.
 _ROBBED = """
-SELECT r.attempt_id, r.silence FROM chaos_robbed r JOIN sessions s ON s.id = r.session_id
+SELECT r.attempt_id, r.silence FROM chaos_robbed r
+  JOIN sessions s ON s.id = r.session_id
+  JOIN run_attempts a USING (attempt_id)
  WHERE s.user_id = $1 AND (r.awake IS NULL OR r.awake > interval '10 seconds')
+   AND NOT EXISTS (SELECT FROM run_attempts t JOIN runs u ON u.id = t.run_id
+                    WHERE t.run_id = a.run_id AND t.epoch = a.epoch + 1 AND t.process = 'actor'
+                      AND u.status = 'cancelled')
 """
 
 Require = Callable[[bool, int, str], None]
