@@ -140,7 +140,12 @@ class RunSettings(Section):
 class WorkerSettings(Section):
     concurrency: int = Field(default=100, ge=1, description="Runs at once in one worker process")
     processes: int = Field(default=1, ge=0, description="Processes that one `callboard worker` forks; 0: one per core")
-    coalesce_ms: int = Field(default=25, ge=0, le=50, description="Milliseconds in which deltas are joined")
+    coalesce_ms: int = Field(
+        default=25,
+        ge=0,
+        le=50,
+        description="Milliseconds in which deltas are joined; twice as many, at most 50, from nine runs at once on",
+    )
     heartbeat: float = Field(default=2, gt=0, description="Seconds between a process's heartbeats")
     drain: float = Field(default=30, ge=0, description="Seconds to reach a step boundary at shutdown")
 
