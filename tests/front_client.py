@@ -134,6 +134,7 @@ class FrontClient:
         self.headers = {"Authorization": f"Bearer {token(user, **claims)}"}
         self._readers: list[asyncio.Task[Reader]] = []
         self.turns = 0  # requests that had to be sent again
+        self.refusals: list[Answer] = []  # that it was told to come back after
 
     @property
     def bases(self) -> list[str]:
@@ -184,6 +185,8 @@ class FrontClient:
                 answer = await self.request(method, path, body, base=self.bases[self.turns % len(self.bases)])
             except (aiohttp.ClientError, ConnectionError):
                 answer = Answer(503, None, {})
+            if answer.headers and answer.status in (429, 503):
+                self.refusals.append(answer)
             if answer.status != 503 or time.monotonic() > deadline:
                 return answer
             self.turns += 1

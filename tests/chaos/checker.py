@@ -80,6 +80,7 @@ class Checker:
         self._check_ends()
         self._check_model()
         self._check_tool()
+        self._check_refusals()
         self._check_secrets()
         await witness.examine(self._callboard.query, self._load.user, self._silent_after, self.require)
 
@@ -112,9 +113,6 @@ class Checker:
     def _check_turn(self, turn: Turn) -> None:
         run = self.tables.rows["runs"].get((run_uuid(self._load.user, turn.run),))
         statuses = [answer.status for answer in turn.answers]
-        for answer in turn.answers:
-            if answer.status in (429, 503) and answer.headers:
-                self.require("Retry-After" in answer.headers, 10, f"{turn.run}: {answer.status} without Retry-After")
         self.require(not turn.accepted or run is not None, 1, f"{turn.run} was accepted and is not stored")
         self.require(not turn.published or run is not None, 1, f"{turn.run} was confirmed by the broker and is lost")
         if run is None:
@@ -265,6 +263,10 @@ class Checker:
         )
         for (call, interrupt), times in answers.items():
             self.require(times == 1, 7, f"{times} answers to {interrupt or call}")
+
+    def _check_refusals(self) -> None:
+        for answer in self._load.refusals:
+            self.require("Retry-After" in answer.headers, 10, f"{answer.status} without Retry-After: {answer.body}")
 
     def _check_secrets(self) -> None:
         for log in self._callboard.folder.glob("*.log"):

@@ -67,14 +67,17 @@ class Load:
     ) -> None:
         """A turn whose run has not ended `end_within` seconds after it was accepted is given up, and a violation."""
         self.turns: list[Turn] = []
+        self.refusals: list[Answer] = []  # before something was taken, or refused for good
         self.user = fresh("user")
         self._callboard, self._chance = callboard, chance
         self._sessions, self._turns, self._end_within, self._kinds = sessions, turns, end_within, kinds
+        self._dealt: list[str] = []  # kinds that come before any comes again
 
     async def run(self) -> None:
         """Take all turns; returns when each has ended or was given up."""
         async with self._callboard.client(self.user) as client:
             await asyncio.gather(*(self._session(client) for _ in range(self._sessions)))
+            self.refusals = client.refusals
 
     async def _session(self, client: FrontClient) -> None:
         thread = fresh("thread")
@@ -89,7 +92,7 @@ class Load:
             await asyncio.sleep(self._chance.random() * 0.3)  # the user reads what was answered
 
     def _make(self, thread: str) -> Turn:
-        kind, key, run = self._chance.choice(self._kinds), fresh("key"), fresh("run")
+        kind, key, run = self._deal(), fresh("key"), fresh("run")
         text = {
             "talk": f"key:{key} talk {self._chance.randrange(10, 500)}",
             "crew": f"key:{key} talk {self._chance.randrange(10, 200)}",
@@ -102,6 +105,11 @@ class Load:
         agent = "default" if kind == "crew" else "chat"  # two stages, one model call each
         body = run_input(text, thread=thread, run=run, forwardedProps={"agentId": agent})
         return Turn(key, kind, thread, run, body)
+
+    def _deal(self) -> str:
+        if not self._dealt:
+            self._dealt = self._chance.sample(self._kinds, len(self._kinds))
+        return self._dealt.pop()
 
     async def _take(self, client: FrontClient, turn: Turn) -> None:
         if turn.kind == "publish":
