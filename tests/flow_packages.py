@@ -1,4 +1,7 @@
-"""ag-ui-crewai for the tests, in a folder of its own: its FastAPI is older than what the other packages here need."""
+"""ag-ui-crewai for the tests, in a folder of its own: its FastAPI is older than what the other packages here need.
+
+And what is needed to run the flows of the tests with it.
+"""
 
 import hashlib
 import re
@@ -9,6 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.flows.lock"
+CONFIG = Path(__file__).parent / "integration" / "flow_config"
+SET_PLAN = {
+    "name": "set_plan",
+    "description": "Show the plan",
+    "parameters": {"type": "object", "properties": {"label": {"type": "string"}}},
+}
 # Only what the suite's own environment lacks; everything else is there in the same or a later version.
 _NAMES = ("ag-ui-crewai", "ag-ui-a2ui-toolkit", "fastapi")
 
@@ -22,6 +31,16 @@ def flow_packages() -> Path:
     if not folder.exists():
         _install(wanted, folder)
     return folder
+
+
+def flow_settings(model_url: str) -> dict[str, str]:
+    """What a worker needs to run the flows of the tests."""
+    return {
+        "CALLBOARD_CONFIG__DIR": str(CONFIG),
+        "CALLBOARD_TEST_PACKAGES": str(flow_packages()),
+        "CALLBOARD_LLM__PROVIDER_KEYS__OPENAI": "sk-not-a-real-one",
+        "CALLBOARD_LLM__API_BASE__OPENAI": model_url,
+    }
 
 
 def _install(wanted: str, folder: Path) -> None:

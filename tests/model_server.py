@@ -10,8 +10,9 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,3 +159,14 @@ async def _send(response: web.StreamResponse, chunk_id: str, content: Json) -> N
 def _last_user_text(messages: list[Json]) -> str:
     texts = [str(message["content"]) for message in messages if message["role"] == "user"]
     return texts[-1] if texts else ""
+
+
+@contextmanager
+def served_model() -> Generator[ModelServer]:
+    """A model server, stopped at the end."""
+    server = ModelServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,48 +1,32 @@
 """A Flow as written for ag-ui-crewai, on a worker, in an unmodified `@ag-ui/client` HttpAgent of both generations."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from e2e.conftest import Browser, turn
 from e2e.test_agui_client import plain, text, types
 from e2e.test_agui_tools import check_thread, of_type
-from flow_packages import flow_packages
+from flow_packages import SET_PLAN, flow_settings
 from front_client import FrontClient, Json, fresh
-from model_server import ANSWER, ModelServer
+from model_server import ANSWER, ModelServer, served_model
 from promises import check_run, ended
 from shared_stacks import SharedStacks
 from stack import Callboard
-
-CONFIG = Path(__file__).parents[1] / "integration" / "flow_config"
-SET_PLAN = {
-    "name": "set_plan",
-    "description": "Show the plan",
-    "parameters": {"type": "object", "properties": {"label": {"type": "string"}}},
-}
 
 pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ModelServer]:
-    server = ModelServer()
-    server.start()
-    yield server
-    server.stop()
+    with served_model() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def stack(stacks: SharedStacks, model: ModelServer) -> Iterator[Callboard]:
     """A worker that has ag-ui-crewai, beside what it needs."""
-    settings = {
-        "CALLBOARD_CONFIG__DIR": str(CONFIG),
-        "CALLBOARD_TEST_PACKAGES": str(flow_packages()),
-        "CALLBOARD_LLM__PROVIDER_KEYS__OPENAI": "sk-not-a-real-one",
-        "CALLBOARD_LLM__API_BASE__OPENAI": model.url,
-    }
-    callboard = stacks.private("browser-flows", stacks.real(), settings)
+    callboard = stacks.private("browser-flows", stacks.real(), flow_settings(model.url))
     callboard.ensure(http=1, actors=1, worker=1)
     yield callboard
     callboard.kill_all()

@@ -13,7 +13,7 @@ import pytest
 
 from callboard_runtime.persistence import migrate
 from front_client import FrontClient, fresh
-from model_server import ModelServer
+from model_server import ModelServer, served_model
 from services import PostgresServer, RabbitServer, RedisServer
 from services.postgres import Databases
 from services.session import Services
@@ -38,10 +38,8 @@ SETTINGS = {
 
 @pytest.fixture(scope="package")
 def model() -> Iterator[ModelServer]:
-    server = ModelServer()
-    server.start()
-    yield server
-    server.stop()
+    with served_model() as server:
+        yield server
 
 
 @pytest.fixture(scope="package")

@@ -22,15 +22,14 @@ from callboard_runtime.domain.state_snapshot import ToolCallStatus
 from callboard_runtime.entry.brief import HistoryMessage, JournalRow, RunBrief
 from callboard_runtime.errors import ConfigError
 from callboard_runtime.settings import Settings
-from flow_packages import flow_packages
+from flow_packages import CONFIG, flow_packages
 from front_client import fresh
-from model_server import ANSWER, INPUT_TOKENS, ModelServer
+from model_server import ANSWER, INPUT_TOKENS, ModelServer, served_model
 from unit.agui_verifier import verify
 from unit.docs_pages import ROOT, blocks
 from waiting import until
 
 FLOWS_PAGE = ROOT / "docs" / "flows.md"
-CONFIG = Path(__file__).parent / "flow_config"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -46,10 +45,8 @@ def packages() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ModelServer]:
-    server = ModelServer()
-    server.start()
-    yield server
-    server.stop()
+    with served_model() as server:
+        yield server
 
 
 @pytest.fixture

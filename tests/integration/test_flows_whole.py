@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,44 +9,28 @@ import pytest
 
 from callboard_runtime.domain.ids import session_uuid
 from callboard_runtime.domain.state_snapshot import StateSnapshot
-from flow_packages import flow_packages
+from flow_packages import SET_PLAN, flow_settings
 from front_client import RUNS, FrontClient, fresh
-from model_server import ANSWER, ModelServer
+from model_server import ANSWER, ModelServer, served_model
 from promises import check_run, ended
 from shared_stacks import SharedStacks
 from stack import Callboard
 from waiting import until
-
-CONFIG = Path(__file__).parent / "flow_config"
-SET_PLAN = {
-    "name": "set_plan",
-    "description": "Show the plan",
-    "parameters": {"type": "object", "properties": {"label": {"type": "string"}}},
-}
 
 pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ModelServer]:
-    server = ModelServer()
-    server.start()
-    yield server
-    server.stop()
+    with served_model() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def callboard(stacks: SharedStacks, model: ModelServer) -> Iterator[Callboard]:
     """Two workers that run flows, beside what they need."""
-    settings = {
-        "CALLBOARD_CONFIG__DIR": str(CONFIG),
-        "CALLBOARD_TEST_PACKAGES": str(flow_packages()),
-        "CALLBOARD_ACTORS__SILENT_AFTER": "3",
-        "CALLBOARD_ACTORS__SWEEP": "0.25",
-        "CALLBOARD_LLM__PROVIDER_KEYS__OPENAI": "sk-not-a-real-one",
-        "CALLBOARD_LLM__API_BASE__OPENAI": model.url,
-    }
-    stack = stacks.private("flows", stacks.real(), settings)
+    impatient = {"CALLBOARD_ACTORS__SILENT_AFTER": "3", "CALLBOARD_ACTORS__SWEEP": "0.25"}
+    stack = stacks.private("flows", stacks.real(), flow_settings(model.url) | impatient)
     stack.ensure(http=1, actors=1, worker=2)
     yield stack
     print(stack.logs())  # shown for a failed test only

@@ -15,16 +15,20 @@ NAMES = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_siz
 VALUES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=40))
 
 
-@given(st.dictionaries(NAMES, VALUES, max_size=8), st.binary(max_size=300), st.integers(1, 200), st.integers(1, 2047))
-def test_pamqp_reads_the_same(headers: dict[str, Header], body: bytes, room: int, channel: int) -> None:
-    wire = transient(channel, "callboard.lanes", "lane.7", headers, body, room)
+def read(wire: bytes, channel: int) -> list[object]:
+    """Its frames, all of this channel, as pamqp reads them."""
     frames: list[object] = []
     while wire:
         used, number, found = frame.unmarshal(wire)
         assert number == channel
         frames.append(found)
         wire = wire[used:]
-    publish, header, *parts = frames
+    return frames
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=8), st.binary(max_size=300), st.integers(1, 200), st.integers(1, 2047))
+def test_pamqp_reads_the_same(headers: dict[str, Header], body: bytes, room: int, channel: int) -> None:
+    publish, header, *parts = read(transient(channel, "callboard.lanes", "lane.7", headers, body, room), channel)
     assert isinstance(publish, Basic.Publish)
     assert (publish.exchange, publish.routing_key, publish.mandatory) == ("callboard.lanes", "lane.7", False)
     assert isinstance(header, ContentHeader)
@@ -48,13 +52,7 @@ def test_pamqp_reads_settlements(tag: int, channel: int, flag: bool) -> None:
 
 @given(NAMES, NAMES, st.binary(max_size=300), st.integers(1, 200), st.integers(1, 2047))
 def test_pamqp_reads_replies(queue: str, correlation: str, body: bytes, room: int, channel: int) -> None:
-    wire, frames = reply(channel, queue, correlation, body, room), list[object]()
-    while wire:
-        used, number, found = frame.unmarshal(wire)
-        assert number == channel
-        frames.append(found)
-        wire = wire[used:]
-    publish, header, *parts = frames
+    publish, header, *parts = read(reply(channel, queue, correlation, body, room), channel)
     assert isinstance(publish, Basic.Publish)
     assert (publish.exchange, publish.routing_key, publish.mandatory) == ("", queue, False)
     assert isinstance(header, ContentHeader)
