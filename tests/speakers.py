@@ -136,7 +136,7 @@ class Speakers:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                await self.commands.send(_accept(user, thread, run), PATIENCE)
+                await self.commands.send(accept_run(user, thread, run), PATIENCE)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -145,7 +145,8 @@ class Speakers:
                 return
 
 
-def _accept(user: str, thread: str, run: str) -> c.AcceptRun:
+def accept_run(user: str, thread: str, run: str, within: float = PATIENCE) -> c.AcceptRun:
+    """A run of the scripted agent, to be accepted `within` so many seconds."""
     message = NewMessage(message_id=f"{run}-question", role="user", content="say something")
     return c.AcceptRun(
         session_id=session_uuid(user, thread),
@@ -155,7 +156,7 @@ def _accept(user: str, thread: str, run: str) -> c.AcceptRun:
         agent_id="chat",
         digest=run,
         input=RunInput(messages=(message,)),
-        not_after=utcnow() + timedelta(seconds=PATIENCE),
+        not_after=utcnow() + timedelta(seconds=within),
     )
 
 

@@ -28,18 +28,20 @@ from callboard_actors.store import PostgresStore
 from callboard_actors.writes import OutboxItem
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import AguiEvent, batch
-from callboard_runtime.domain.ids import PARTITIONS, partition_of, run_uuid, session_uuid, utcnow
-from callboard_runtime.domain.run_input import NewMessage, RunInput
+from callboard_runtime.domain.ids import PARTITIONS, partition_of, run_uuid, session_uuid
+from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import RunStatus
 from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
 from callboard_runtime.stream.tail import TailStore
+from speakers import accept_run
 
 USER = "bench"
 EVENTS = 20  # of one step
 RUNS = 2  # per session
+A_DAY = 24 * 3600.0  # seconds
 TAKE = "UPDATE partitions SET partition_epoch = partition_epoch + 1 RETURNING partition, partition_epoch"
 USAGE = CallUsage(provider="openai", model="bench", input_tokens=50, output_tokens=64)
 DELTA: AguiEvent = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "some words of an answer "}
@@ -182,17 +184,7 @@ def _run(thread: str, number: int) -> list[c.Command]:
 
 
 def accept(thread: str, run: str) -> c.AcceptRun:
-    message = NewMessage(message_id=f"{run}-question", role="user", content="64 tokens at 10 ms")
-    return c.AcceptRun(
-        session_id=session_uuid(USER, thread),
-        user_id=USER,
-        thread_id=thread,
-        run_id=run,
-        agent_id="chat",
-        digest=run,
-        input=RunInput(messages=(message,)),
-        not_after=utcnow().replace(year=utcnow().year + 1),
-    )
+    return accept_run(USER, thread, run, within=A_DAY)
 
 
 # -- a row lock per command -------------------------------------------------------------------------------------------
