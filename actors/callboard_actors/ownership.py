@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors.metrics import PARTITION_TAKES
 from callboard_actors.settle import Envelope
+from callboard_runtime.broker.connection import is_real_cancellation
 from callboard_runtime.domain.ids import PARTITIONS
 from callboard_runtime.errors import CallboardError, Unavailable
 from callboard_runtime.persistence.database import connect, transaction
@@ -147,17 +148,25 @@ class PartitionOwner:
         """The new partition_epoch; tries for as long as it takes, because a refused delivery would lose its place."""
         pause = FIRST_PAUSE
         while True:
-            try:
-                epoch = await self._take(self._partition)
-            except Unavailable as error:
-                logger.warning("partition %d waits: %s", self._partition, error, extra={"action": "partition_waits"})
-            except Exception:
-                logger.exception("partition %d cannot be taken", self._partition, extra={"action": "partition_waits"})
-            else:
-                PARTITION_TAKES.inc()
+            epoch = await self._try_to_take()
+            if is_real_cancellation():  # an outage in the same moment must not hide it: `_shut` waits for the end
+                raise asyncio.CancelledError
+            if epoch is not None:
                 return epoch
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _try_to_take(self) -> int | None:
+        try:
+            epoch = await self._take(self._partition)
+        except Unavailable as error:
+            logger.warning("partition %d waits: %s", self._partition, error, extra={"action": "partition_waits"})
+        except Exception:
+            logger.exception("partition %d cannot be taken", self._partition, extra={"action": "partition_waits"})
+        else:
+            PARTITION_TAKES.inc()
+            return epoch
+        return None
 
 
 async def _shut(previous: asyncio.Task[None] | None, work: asyncio.Task[None], mailboxes: Mailboxes | None) -> None:
