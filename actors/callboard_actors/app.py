@@ -71,6 +71,7 @@ class ActorApp:
         self._missing: dict[int, int] = {}  # partition -> rounds without a consumer
         self._moves: dict[int, asyncio.Task[None]] = {}
         self._lost_meanwhile: set[int] = set()  # while they moved
+        self._stopping = False
         self._gate = asyncio.Semaphore(MOVES_AT_ONCE)
         self._connection: RobustConnection | None = None
 
@@ -102,8 +103,8 @@ class ActorApp:
 
     async def stop(self) -> None:
         """Hand everything over: commits in flight end, channels close, then the connection does."""
+        self._stopping = True
         moves = list(self._moves.values())
-        self._lost_meanwhile.clear()
         for move in moves:
             move.cancel()
         await asyncio.gather(*moves, return_exceptions=True)
@@ -170,8 +171,8 @@ class ActorApp:
         return move
 
     def _move(self, partition: int, reason: str) -> None:
-        if partition in self._moves:
-            return
+        if self._stopping or partition in self._moves:
+            return  # what is lost while the process stops is left with the rest: it must not consume again
         logger.info("partition %d: to the end of the line, %s", partition, reason, extra={"action": "partition_moved"})
         move = asyncio.create_task(self._quietly(PartitionConsumer.rejoin, self.partitions[partition]))
         self._moves[partition] = move

@@ -113,3 +113,27 @@ async def test_cuts_and_moves_at_the_same_time_leave_one_consumer_each(
             await until(lambda: not app._moves, "the end of the moves")
             await until(lambda: consumes_all(app), "consumers everywhere")
         assert await consumers(amqp_url) == [1] * PARTITIONS
+
+
+async def test_a_partition_that_is_lost_while_the_process_stops_stays_away(
+    settings: Settings, embedded_amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Consuming again after it was left, it would hold commands that nobody here carries out any more."""
+    leave, rejoin, rejoined = PartitionConsumer.leave, PartitionConsumer.rejoin, list[int]()
+
+    async def lose_them_all_then_leave(item: PartitionConsumer) -> None:
+        for partition in range(PARTITIONS):
+            app._lost(partition)()
+        await leave(item)
+
+    async def noted(item: PartitionConsumer) -> None:
+        rejoined.append(item.partition)
+        await rejoin(item)
+
+    async with running(settings.model_copy(update={"amqp_url": SecretStr(embedded_amqp_url)})) as process:
+        app = process.app
+        monkeypatch.setattr(PartitionConsumer, "leave", lose_them_all_then_leave)
+        monkeypatch.setattr(PartitionConsumer, "rejoin", noted)
+    await asyncio.gather(*app._moves.values())
+    assert rejoined == []
+    assert not [item.partition for item in app.partitions if item.joined]
