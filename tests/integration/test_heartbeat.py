@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence import migrate
-from callboard_runtime.persistence.database import connect, create_engine
+from callboard_runtime.persistence.database import connect, create_engine, transaction
 from callboard_runtime.persistence.heartbeats import Heartbeat
 from services import PostgresServer
 from waiting import until
@@ -122,3 +124,78 @@ async def test_it_outlasts_a_restart_of_the_database(
     await until_row(private_postgres.url, lambda row: row["slots"] == 5)
     await until(lambda: heartbeat.heard_for(0), timeout=PATIENCE)
     assert not heartbeat.heard_for(3600), "what others did meanwhile nobody knows"
+
+
+WRITABLE_ONLY = "target_session_attrs=read-write"
+
+
+def writable_only(url: str) -> str:
+    """The URL that looks for a primary, as one with several hosts does."""
+    return f"{url}{'&' if '?' in url else '?'}{WRITABLE_ONLY}"
+
+
+@asynccontextmanager
+async def nothing_writable(url: str) -> AsyncIterator[None]:
+    """The moment of a switchover: the server answers, and is no primary. Connections from before are gone."""
+    engine = create_engine(url, pool=0)
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with connect(autocommit) as connection:
+        database = (await connection.execute(text("SELECT current_database()"))).scalar_one()
+        set_default = f'ALTER DATABASE "{database}" SET default_transaction_read_only'
+        await connection.execute(text(f"{set_default} = on"))
+        await connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+        try:
+            yield
+        finally:
+            await connection.execute(text(f"{set_default} = off"))
+
+
+async def test_it_outlasts_a_moment_without_a_primary(
+    postgres_url: str, beats: list[Heartbeat], caplog: pytest.LogCaptureFixture
+) -> None:
+    slots = [1]
+    heartbeat = Heartbeat(writable_only(postgres_url), "w3", "worker", interval=0.3, slots=lambda: slots[0])
+    beats.append(heartbeat)
+    heartbeat.start()
+    await until_row(postgres_url, lambda row: row["slots"] == 1)
+    async with nothing_writable(postgres_url):
+        await until(lambda: not heartbeat.heard_for(0), timeout=PATIENCE)
+        slots[0] = 5
+    await until_row(postgres_url, lambda row: row["slots"] == 5)
+    await until(lambda: heartbeat.heard_for(0), timeout=PATIENCE)
+    assert not heartbeat.heard_for(3600)
+    assert caplog.text.count("no heartbeat") == 1
+
+
+async def test_an_error_of_its_own_does_not_end_it(
+    postgres_url: str, beats: list[Heartbeat], caplog: pytest.LogCaptureFixture
+) -> None:
+    slots = [1]
+    heartbeat = Heartbeat(postgres_url, "w4", "worker", interval=0.3, slots=lambda: 10 // slots[0])
+    beats.append(heartbeat)
+    heartbeat.start()
+    await until_row(postgres_url, lambda row: row["slots"] == 10)
+    slots[0] = 0
+    await until(lambda: not heartbeat.heard_for(0), timeout=PATIENCE)
+    slots[0] = 2
+    await until_row(postgres_url, lambda row: row["slots"] == 5)
+    assert "no heartbeat: ZeroDivisionError" in caplog.text
+
+
+async def test_a_moment_without_a_primary_is_an_outage(postgres_url: str) -> None:
+    picky = create_engine(writable_only(postgres_url), pool=0)
+    careless = create_engine(postgres_url, pool=0)
+    async with nothing_writable(postgres_url):
+        with pytest.raises(Unavailable, match="TargetServerAttributeNotMatched"):
+            async with connect(picky) as connection:
+                await connection.execute(text("SELECT 1"))
+        with pytest.raises(Unavailable, match="ReadOnlySQLTransactionError"):
+            async with transaction(careless) as connection:
+                await connection.execute(text("DELETE FROM processes"))
+    async with transaction(picky) as connection:
+        await connection.execute(text("DELETE FROM processes"))

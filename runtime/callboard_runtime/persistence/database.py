@@ -37,6 +37,8 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,  # too many connections, no memory, no disk
     asyncpg.OperatorInterventionError,  # shutting down, starting up, statement timeout
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TargetServerAttributeNotMatched,  # between two primaries: all hosts answer, none can be written
+    asyncpg.ReadOnlySQLTransactionError,  # the same, on a connection that there was before
     asyncpg.InvalidCachedStatementError,  # a migration changed a table under a prepared statement: it works anew
     ConnectionError,
     TimeoutError,

@@ -32,8 +32,6 @@ ON CONFLICT (id) DO UPDATE SET slots = excluded.slots, attempts = excluded.attem
 """
 _LEAVE = "DELETE FROM processes WHERE id = $1"
 
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-
 
 class Heartbeat:
     """Keeps a process's row in `processes`; the time in it is the database's. Outlasts restarts of PostgreSQL."""
@@ -111,7 +109,7 @@ class Heartbeat:
         try:
             async with asyncio.timeout(TIMEOUT):
                 await action()
-        except _AWAY as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: without its thread a living process looks dead
             self._note_failure(error)
             await self._disconnect()
         else:
@@ -142,8 +140,8 @@ class Heartbeat:
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:
-            text = str(error) or type(error).__name__
-            logger.warning("no heartbeat: the database is away: %s", text, extra={"action": "heartbeat_failed"})
+            name = type(error).__name__
+            logger.warning("no heartbeat: %s: %s", name, error, extra={"action": "heartbeat_failed"})
         self._failing = True
 
     def _note_success(self) -> None:
