@@ -127,6 +127,8 @@ class ActorApp:
         with suppress(Unavailable):
             living = await living_processes(self._engine, "actors", self._settings.silent_after)
             self._members = living | {self.process}
+        if is_real_cancellation():  # an outage in the same moment must not hide it
+            raise asyncio.CancelledError
 
     async def _watch(self) -> None:
         """Set up consumers anew that neither the broker nor aio-pika brought back."""

@@ -11,11 +11,14 @@ import pytest
 from pydantic import SecretStr
 
 import callboard_actors.app
-from callboard_actors.app import ActorApp
+from callboard_actors.app import ActorApp, build_broker
 from callboard_actors.consumer import PartitionConsumer
+from callboard_actors.ownership import Mailboxes
 from callboard_actors.wiring import ActorProcess, actor_process
 from callboard_runtime.broker import topology
 from callboard_runtime.domain.ids import PARTITIONS
+from callboard_runtime.errors import Unavailable
+from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import ActorSettings, LlmSettings, Settings
 from services import TcpProxy
 from waiting import until
@@ -137,3 +140,32 @@ async def test_a_partition_that_is_lost_while_the_process_stops_stays_away(
     await asyncio.gather(*app._moves.values())
     assert rejoined == []
     assert not [item.partition for item in app.partitions if item.joined]
+
+
+async def test_a_start_that_is_given_up_ends_though_the_database_goes_away_in_that_moment(
+    settings: Settings, embedded_amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that went on in place of ending would not hear the signal."""
+    asked = asyncio.Event()
+
+    async def outage_for_a_cancellation(*_: object) -> frozenset[str]:
+        asked.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise Unavailable("the database is away") from None
+
+    monkeypatch.setattr(callboard_actors.app, "living_processes", outage_for_a_cancellation)
+    engine = create_engine(settings)
+    app = ActorApp(build_broker(embedded_amqp_url), engine, settings, "actors-me", no_mailboxes)
+    starting = asyncio.create_task(app.start())
+    await asked.wait()
+    starting.cancel()
+    await asyncio.wait([starting])
+    await app.stop()
+    await engine.dispose()
+    assert starting.cancelled()
+
+
+def no_mailboxes(partition: int, partition_epoch: int) -> Mailboxes:
+    raise AssertionError(f"partition {partition} carries no commands here")
