@@ -29,7 +29,7 @@ from callboard_runtime.domain.commands import (
     StepRecord,
     refusal,
 )
-from callboard_runtime.domain.event_batch import ORIGIN, batch
+from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, batch
 from callboard_runtime.domain.ids import partition_of, utcnow
 from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
@@ -49,7 +49,7 @@ from callboard_runtime.errors import (
 from callboard_runtime.stream.emitter import EventEmitter, Leg
 from callboard_runtime.stream.guard import GuardedTail
 from callboard_runtime.stream.lanes import LanePublisher
-from callboard_runtime.stream.tail import TailStore
+from callboard_runtime.stream.tail import TailResult, TailStore
 from contracts.peers import ScriptedActor, scripted_actor
 from services import TcpProxy
 
@@ -65,6 +65,7 @@ class Log:
         self.lines: list[str] = list(OPENING.lines)
         self.refuse_next: list[CallboardError | None] = []  # None: takes effect, but nobody hears of it
         self.cancelling = False
+        self.ended = asyncio.Event()
 
     async def __call__(self, command: Any) -> Reply | None:
         refused = self.refuse_next.pop(0) if self.refuse_next else NothingRefused
@@ -78,6 +79,7 @@ class Log:
         if refused is None:
             return None
         if isinstance(command, FinishRun | RequestTools | ReleaseRun):
+            self.ended.set()
             return Reply(answer=DoneAnswer())
         return Reply(answer=StepAnswer(committed_seq=len(self.lines), cancelling=self.cancelling))
 
@@ -98,11 +100,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    url: str, *, through: str | None = None, deadline: float = 600, journal: tuple[JournalRow, ...] = ()
+    url: str,
+    *,
+    through: str | None = None,
+    deadline: float = 600,
+    journal: tuple[JournalRow, ...] = (),
+    redis: TailStore | None = None,
 ) -> AsyncIterator[World]:
-    """An attempt and its actor; without Redis, which neither needs."""
+    """An attempt and its actor; usually without Redis, which neither needs."""
     log = Log()
-    tail = GuardedTail(TailStore.from_url("redis://127.0.0.1:1/0", "nobody"))
+    tail = GuardedTail(redis or TailStore.from_url("redis://127.0.0.1:1/0", "nobody"))
     async with scripted_actor(url, log, partition_of(SESSION)) as actor:
         commands = await CommandClient.connect(through or url, "test")
         lanes = await LanePublisher.connect(url, "test-lanes")
@@ -221,6 +228,46 @@ async def test_a_stale_epoch_ends_everything(broker_url: str) -> None:
             with pytest.raises(StaleEpoch):
                 await refused
         assert len(w.actor.commands) == 1
+
+
+class Overtaken(TailStore):
+    """The session's next run tells Redis of its epoch before the events of this one come there."""
+
+    begun: asyncio.Event
+
+    async def append(self, session_id: uuid.UUID, batch: EventBatch, *, committed: int, create: bool) -> TailResult:
+        await self.begun.wait()
+        await self.fence(session_id, batch.epoch + 1)
+        return await super().append(session_id, batch, committed=committed, create=create)
+
+
+async def test_an_end_that_the_next_run_overtakes_in_redis_is_an_end(
+    broker_url: str, redis_url: str, redis_prefix: str
+) -> None:
+    redis = Overtaken.from_url(redis_url, redis_prefix)
+    redis.begun = asyncio.Event()
+    async with world(broker_url, redis=redis) as w:
+        redis.begun = w.log.ended
+        w.emitter.emit(custom(1))
+        await w.attempt.finish()
+        assert w.attempt.halt_reason is None
+        assert [type(c) for c in w.log.taken] == [FinishRun]
+    assert len(w.log.lines) == 2
+
+
+async def test_a_closed_attempt_sends_nothing_whoever_asks(broker_url: str) -> None:
+    async with world(broker_url) as w:
+        reasons: list[Halt] = []
+        w.attempt.on_halt(reasons.append)
+        await w.attempt.begin(begin("tool:1"))
+        await w.attempt.close()
+        for late in (w.attempt.record(StepRecord(key="tool:1", result="x")), w.attempt.record(answered("a"))):
+            with pytest.raises(StaleEpoch):
+                await late
+        with pytest.raises(StaleEpoch):
+            await w.attempt.begin(begin("b"))
+        assert [type(c) for c in w.actor.commands] == [BeginStep]
+        assert reasons == [], "nobody conducts it any more"
 
 
 async def test_a_refused_command_does_not_use_up_its_ordinal(broker_url: str) -> None:

@@ -180,6 +180,24 @@ async def test_a_fenced_attempt_publishes_nothing_more(world: World) -> None:
     assert sorted(key for key in world.reader.lines if key) == [1, 2]
 
 
+async def test_who_waits_for_the_events_to_be_sent_is_not_cancelled_when_they_are_fenced(world: World) -> None:
+    await world.store.fence(SESSION, 5)
+    emitter = world.emitter()
+    await emitter.drain()
+    assert world.fenced.is_set()
+    await emitter.drain()
+    assert not world.reader.lines
+
+
+async def test_who_waits_for_the_events_to_be_sent_goes_on_when_they_are_stopped(world: World) -> None:
+    emitter = world.emitter()
+    waiting = asyncio.create_task(emitter.drain(3600))
+    await asyncio.sleep(0)
+    emitter.stop()
+    async with asyncio.timeout(PATIENCE):
+        await waiting
+
+
 async def test_after_a_loss_of_redis_it_waits_for_a_commit_and_begins_the_stream_anew(world: World) -> None:
     emitter = world.emitter()
     emitter.emit(custom(1))

@@ -92,9 +92,10 @@ class Attempt:
         self._held = HeldWork(self._send_held_soon)
         self._committing: asyncio.Task[Any] | None = None
         self._sending: set[asyncio.Task[Any]] = set()
+        self._ending = False
         self.halt_reason: Halt | None = None
         self._on_halt: Callable[[Halt], None] | None = None
-        emitter.attach(on_fenced=self._lose, on_commit_wanted=self._commit_soon)
+        emitter.attach(on_fenced=self._overtaken, on_commit_wanted=self._commit_soon)
 
     @property
     def hold(self) -> Hold:
@@ -180,8 +181,9 @@ class Attempt:
             callback(self.halt_reason)
 
     async def close(self) -> None:
-        """Send and publish nothing more."""
-        self._emitter.stop()
+        """Send and publish nothing more, whoever still asks for it."""
+        self._on_halt = None
+        self._lose()
         self._held.drop()
         for task in (*self._sending, self._committing):
             if task is not None:
@@ -209,6 +211,7 @@ class Attempt:
 
     async def _last(self, make: Callable[[dict[str, Any]], Carrier]) -> None:
         fault_point("before_end")
+        self._ending = True
         await self._ordered(make)
         fault_point("after_end")
         await self._emitter.drain()
@@ -310,6 +313,11 @@ class Attempt:
     def _lose(self) -> None:
         self._emitter.stop()
         self.halt(Halt.LOST)
+
+    def _overtaken(self) -> None:
+        """A newer epoch has begun. After this attempt's end that is the session's next run: the actor knows."""
+        if not self._ending:
+            self._lose()
 
     def _commit_soon(self) -> None:
         if self._committing is None and not self._lock.locked():

@@ -7,7 +7,6 @@ Out: EventBatches, each naming its predecessor; what is not committed yet is kep
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,16 +131,14 @@ class EventEmitter:
     async def drain(self, timeout: float = DRAIN_TIMEOUT) -> None:
         """Wait until what was emitted is sent, or cannot be, at most `timeout` seconds."""
         self.flush()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self._pump is not None:
-                    await asyncio.shield(self._pump)
+        if self._pump is not None:
+            await asyncio.wait((self._pump,), timeout=timeout)
 
     def stop(self) -> None:
         """Send nothing more, not even what waits."""
         self._stopped = True
         self._cancel_timer()
-        if self._pump is not None:
+        if self._pump is not None and self._pump is not asyncio.current_task(self._loop):
             self._pump.cancel()
 
     def _cancel_timer(self) -> None:
