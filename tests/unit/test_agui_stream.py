@@ -70,11 +70,40 @@ def test_a_repeated_step_name_gets_a_number() -> None:
     assert [event["stepName"] for event in events] == ["research", "research (2)", "research (3)", "research (3)"]
 
 
-def test_a_given_name_that_looks_like_a_numbered_one_stays_unique() -> None:
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "a (2)", "a (3)", "a (2) (2)"])), max_size=12))
+def test_step_names_are_unique_and_each_end_is_that_of_the_newest_open_step_asked_for(
+    calls: list[tuple[bool, str]],
+) -> None:
     run, events = stream()
-    for name in ("a", "a (2)", "a", "a (2)"):
+    open_steps: list[tuple[str, str]] = []
+    for starts, name in calls:
+        if starts:
+            run.step_started(name)
+            open_steps.append((name, events[-1]["stepName"]))
+            continue
+        due = next((step for step in reversed(open_steps) if step[0] == name), None)
+        seen = len(events)
+        run.step_finished(name)
+        assert [event["stepName"] for event in events[seen:]] == ([due[1]] if due else [])
+        if due:
+            open_steps.remove(due)
+    started = [event["stepName"] for event in events if event["type"] == "STEP_STARTED"]
+    assert len(started) == len(set(started))
+
+
+@pytest.mark.parametrize(
+    ("names", "sent"),
+    [
+        (("a", "a", "a (2)"), ["a", "a (2)", "a (2) (2)"]),
+        (("a (2)", "a", "a"), ["a (2)", "a", "a (3)"]),
+    ],
+)
+def test_a_given_name_that_looks_like_a_numbered_one_stays_unique(names: tuple[str, ...], sent: list[str]) -> None:
+    run, events = stream()
+    for name in names:
         run.step_started(name)
-    assert len({event["stepName"] for event in events}) == 4
+    run.step_finished(names[-1])
+    assert [event["stepName"] for event in events] == [*sent, sent[-1]]
 
 
 def test_close_open_closes_the_innermost_first() -> None:

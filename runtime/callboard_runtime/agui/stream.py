@@ -34,20 +34,25 @@ class RunStream:
         self._results: set[str] = set()
         self._activities: set[str] = set()
         self._steps: list[tuple[str, str]] = []  # (name asked for, name sent), in the order they were opened
-        self._step_names: Counter[str] = Counter()
+        self._step_names: set[str] = set()  # all that were sent
+        self._step_counts: Counter[str] = Counter()  # by name asked for
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def step_started(self, name: str) -> None:
         """A stage begins; a name that was used before gets a number."""
-        self._step_names[name] += 1
-        count = self._step_names[name]
-        sent = name if count == 1 else f"{name} ({count})"
-        if sent != name and self._step_names[sent]:
-            self.step_started(sent)
-            return
+        sent = self._unused(name)
+        self._step_names.add(sent)
         self._steps.append((name, sent))
         self._marked({"type": "STEP_STARTED", "stepName": sent})
+
+    def _unused(self, name: str) -> str:
+        while True:
+            self._step_counts[name] += 1
+            count = self._step_counts[name]
+            sent = name if count == 1 else f"{name} ({count})"
+            if sent not in self._step_names:
+                return sent
 
     def step_finished(self, name: str) -> None:
         """The newest open stage of this name ends; nothing happens if none is open."""
