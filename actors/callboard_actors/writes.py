@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -233,7 +233,11 @@ def _messages_appended(at: _At, event: e.MessagesAppended) -> None:
 
 
 def _messages_withdrawn(at: _At, event: e.MessagesWithdrawn) -> None:
+    """Those that were there, and those that this very commit adds: its update does not see its own inserts."""
     at.writes.withdrawn.append(event.run_id)
+    for row in at.writes.inserts.get("messages", {}).values():
+        if row["run_id"] == event.run_id:
+            row["withdrawn"] = True
 
 
 def _attempt_started(at: _At, event: e.AttemptStarted) -> None:
@@ -283,11 +287,7 @@ def _send_events(at: _At, event: e.EventsCommitted) -> None:
         **at.traced,
     }
     item = at.outbox("events", event.run_id, payload)
-    at.writes.send(
-        OutboxItem(
-            item.id, item.kind, item.partition, item.session_id, item.run_id, item.user_id, payload, event.batch.lines
-        )
-    )
+    at.writes.send(replace(item, lines=event.batch.lines))
 
 
 def _readers_poked(at: _At, event: e.ReadersPoked) -> None:

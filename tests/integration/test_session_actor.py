@@ -295,6 +295,18 @@ async def test_busy_session_strategies(it: Actor) -> None:
     assert messages == [{"message_id": "m-r1", "withdrawn": True}, {"message_id": "m-r3", "withdrawn": False}]
 
 
+async def test_a_rollback_after_a_cancellation_withdraws_everything_up_to_the_last_message(it: Actor) -> None:
+    await it.send(accept("r1"))
+    worker = Worker.of("r1", await it.send(start("r1")))
+    late = utcnow().replace(year=2100)
+    await it.send(c.CancelRun(session_id=SESSION, user_id=USER, run_id="r1", not_after=late))
+    await it.send(accept("r2", strategy=MultitaskStrategy.ROLLBACK))
+    shown = worker.show(*TEXT, TEXT_END)
+    await it.send(worker.command(c.FinishRun, shown, status=RunStatus.SUCCEEDED, messages=(ANSWER,)))
+    messages = await it.rows("SELECT message_id, withdrawn FROM messages ORDER BY seq")
+    assert [(m["message_id"], m["withdrawn"]) for m in messages] == [("m-r1", True), ("a1", True), ("m-r2", False)]
+
+
 async def test_interrupt_cancels_the_active_run_keeps_its_text_and_goes_on_with_the_new_one(it: Actor) -> None:
     await it.send(accept("r1"))
     worker = Worker.of("r1", await it.send(start("r1")))
@@ -365,12 +377,15 @@ async def test_an_unreadable_message_is_set_aside_and_the_partition_goes_on(it: 
     await it.send(accept("r1"))
 
 
-async def test_deleting_a_session_leaves_a_tombstone(it: Actor) -> None:
+async def test_deleting_a_session_leaves_a_tombstone_with_the_cost_of_the_call_that_it_broke_off(it: Actor) -> None:
     await it.send(accept("r1"))
     worker = Worker.of("r1", await it.send(start("r1")))
+    await it.send(worker.command(c.BeginStep, worker.show(*TEXT), steps=(STEP,)))
     await it.send(c.DeleteSession(session_id=SESSION, user_id=USER, not_after=utcnow().replace(year=2100)))
     for table in ("messages", "runs", "event_segments", "llm_calls", "run_steps"):
         assert await it.rows(f"SELECT 1 FROM {table}") == []
+    [session] = await it.rows("SELECT status, input_tokens, cost FROM sessions")
+    assert session == {"status": "deleted", "input_tokens": 10, "cost": Decimal("0.010")}
     with pytest.raises(StaleEpoch):
         await it.send(worker.command(c.FinishRun, status=RunStatus.SUCCEEDED))
     delivered, reply = it.post(accept("r2"))

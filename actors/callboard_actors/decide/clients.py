@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from callboard_actors.decide.endings import activate_next, end_by_force
+from callboard_actors.decide.endings import activate_next, end_by_force, lose_open_steps
 from callboard_actors.decide.turn import Turn
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.commands import AcceptRun, CancelRun, DeleteSession
@@ -142,12 +142,21 @@ def request_cancel(turn: Turn, *, withdraw: bool = False) -> None:
     """Have the worker end the active run soon, or end it here when no worker holds it."""
     run = turn.active
     if run.status is RunStatus.CANCELLING:
+        if withdraw and not run.withdraw:
+            _withdraw_too(turn)
         return
     if run.attempt_id is None or run.process is None:
         end_by_force(turn, e.RunEnded(run.run_id, RunStatus.CANCELLED), withdraw=withdraw)
         return
     turn.say(e.RunCancelRequested(run.run_id, turn.facts.now + turn.facts.policy.cancel_grace, withdraw))
     turn.say(e.WorkerTold(run.run_id, run.process, turn.snapshot.epoch))
+
+
+def _withdraw_too(turn: Turn) -> None:
+    """Have a run that is being cancelled leave no messages; its worker was told, and gets no more time."""
+    run = turn.active
+    assert run.cancel_by is not None
+    turn.say(e.RunCancelRequested(run.run_id, run.cancel_by, withdraw=True))
 
 
 def delete_session(turn: Turn, command: DeleteSession) -> None:
@@ -158,7 +167,9 @@ def delete_session(turn: Turn, command: DeleteSession) -> None:
         raise NotFound("there is no such session")
     _check_in_time(turn, command)
     run = turn.snapshot.active
-    if run is not None and run.process is not None:
-        turn.say(e.WorkerTold(run.run_id, run.process, turn.snapshot.epoch))
+    if run is not None:
+        lose_open_steps(turn)  # the provider was asked: the tombstone keeps what that cost
+        if run.process is not None:
+            turn.say(e.WorkerTold(run.run_id, run.process, turn.snapshot.epoch))
     turn.say(e.SessionDeleted(command.session_id))
     turn.say(e.ReadersPoked(None))
