@@ -13,24 +13,30 @@ SAID_AT = re.compile(rb'"at":([\d.]+)')
 REFUSED = b"503"
 
 
-def request(url: str, path: str, token: str) -> bytes:
-    """An HTTP request for the stream at `path`."""
+def request(url: str, path: str, token: str, *, after: int = 0) -> bytes:
+    """An HTTP request for the stream at `path`, or for what follows event `after` of epoch 1."""
     head = f"GET {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Bearer {token}\r\n"
-    return f"{head}Accept: text/event-stream\r\n\r\n".encode()
+    cursor = f"Last-Event-ID: 1-{after}\r\n" if after else ""
+    return f"{head}{cursor}Accept: text/event-stream\r\n\r\n".encode()
 
 
 class Listener(asyncio.Protocol):
     """One stream of one epoch: counts its events, and notes every one that is not the successor of the one before."""
 
-    def __init__(self, asked: bytes, *, timed: bool = False) -> None:
-        """`timed`: note how long the newest event of each arrival took from its speaker, in `delays` (seconds)."""
+    def __init__(self, asked: bytes, *, after: int = 0, timed: bool = False) -> None:
+        """`after`: the last event that it does not ask for.
+
+        `timed`: note how long the newest event of each arrival took from its speaker, in `delays` (seconds).
+        """
         self.count = 0
         self.wrong: list[tuple[int, int]] = []  # what was due, and what came
         self.delays: list[float] = []
         self.last_at = 0.0  # when the newest event came
+        self.refusals = 0  # how often the front sent it away before it was let in
         self.lost = False
         self.beats = 0
         self._asked, self._rest, self._timed = asked, b"", timed
+        self._after = after
         self._digest = hashlib.blake2b(digest_size=16)
         self._wanted = 0
         self._reached: asyncio.Future[None] | None = None
@@ -56,8 +62,9 @@ class Listener(asyncio.Protocol):
             self.beats += whole.count(b": keep-alive")
 
     def _take(self, seq: int, line: bytes) -> None:
-        if seq != self.count + 1:
-            self.wrong.append((self.count + 1, seq))
+        due = self._after + self.count + 1
+        if seq != due:
+            self.wrong.append((due, seq))
         self.count += 1
         self._digest.update(line)
 
@@ -102,34 +109,39 @@ def digest(lines: Iterable[str]) -> bytes:
     return whole.digest()
 
 
-async def listen(url: str, requests: Sequence[bytes], *, at_once: int = 100, timed: int = 0) -> list[Listener]:
+async def listen(
+    url: str, requests: Sequence[bytes], *, after: int = 0, at_once: int = 100, timed: int = 0
+) -> list[Listener]:
     """A listener for each request, once all are answered; every `timed`-th notes its delays.
 
-    One that is refused comes back after a second, as the front asks it to. Raises RuntimeError for any other answer.
+    All of them ask for what follows event `after`. One that is refused comes back after a second, as the front asks it
+    to. Raises RuntimeError for any other answer.
     """
     gate = asyncio.Semaphore(at_once)
 
     async def one(number: int, asked: bytes) -> Listener:
+        refusals = 0
         while True:
             async with gate:
-                listener = await _connect(url, asked, timed=bool(timed) and number % timed == 0)
-            status = await listener.answered
+                listener = Listener(asked, after=after, timed=bool(timed) and number % timed == 0)
+                status = await _connect(url, listener)
             if status == b"200":
+                listener.refusals = refusals
                 return listener
             await listener.close()
             if status != REFUSED:
                 raise RuntimeError(f"the front answered {status!r}")
+            refusals += 1
             await asyncio.sleep(1)
 
     return list(await asyncio.gather(*(one(number, asked) for number, asked in enumerate(requests))))
 
 
-async def _connect(url: str, asked: bytes, *, timed: bool) -> Listener:
+async def _connect(url: str, listener: Listener) -> bytes:
+    """The status that it is answered with; empty if the connection is cut before."""
     host, _, port = urlsplit(url).netloc.partition(":")
-    loop = asyncio.get_running_loop()
-    _, listener = await loop.create_connection(lambda: Listener(asked, timed=timed), host, int(port))
-    await listener.answered
-    return listener
+    await asyncio.get_running_loop().create_connection(lambda: listener, host, int(port))
+    return await listener.answered
 
 
 async def all_reach(listeners: Sequence[Listener], count: int, seconds: float = 60.0) -> int:

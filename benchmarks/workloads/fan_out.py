@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import uvloop
 
 from benchmarks import meter
-from benchmarks.readers import OpenRun, Reader, all_reach, connect, line, open_runs, request
+from benchmarks.readers import OpenRun, line, open_runs, stream_of
 from benchmarks.results import Result, Row, Table
 from benchmarks.sizes import Sizes
 from benchmarks.world import Stack, World, say
 from callboard_runtime.domain.event_batch import EventBatch, EventId, batch
 from callboard_runtime.load.stats import spread
 from callboard_runtime.stream.lanes import LanePublisher
+from listeners import Listener, all_reach, close_all, listen
 
 PUBLISHERS = 32
 PACE = 0.25  # seconds between two events of one session, where they are paced
@@ -47,12 +48,11 @@ async def _measure(stack: Stack, name: str, sessions: int, each: int, sizes: Siz
     await _publish(lanes, runs, sizes)
     expected = 1 + sizes.rounds * sizes.batch
     missing = await all_reach(readers, expected)
-    elapsed = max(reader.done_at for reader in readers) - began
+    elapsed = max(reader.last_at for reader in readers) - began
     used = meter.cpu_since(stack.groups, before)
     await lanes.close()
     sent = sum(reader.count - 1 for reader in readers)
-    for reader in readers:
-        reader.close()
+    await close_all(readers)
     front = 1e6 * used["http"] / sent
     return {
         "what": name,
@@ -94,13 +94,13 @@ async def _pace(stack: Stack, sessions: int) -> Row:
     lanes = await LanePublisher.connect(stack.amqp, "bench")
     taken: list[float] = []
 
-    async def session(run: OpenRun, reader: Reader) -> None:
+    async def session(run: OpenRun, reader: Listener) -> None:
         await asyncio.sleep(random.random() * PACE)
         for seq in range(run.logged + 1, run.logged + 1 + PACED):
-            arrived, began = reader.expect(seq), time.perf_counter()
+            arrived, began = reader.reach(seq), time.perf_counter()
             await lanes.publish(run.session_id, run.run_id, 1, batch(1, seq, [line(seq)]), EventId(1, seq - 1))
             await arrived
-            taken.append(reader.done_at - began)
+            taken.append(reader.last_at - began)
             await asyncio.sleep(PACE - taken[-1])
 
     before, began = meter.read(stack.groups), time.perf_counter()
@@ -108,8 +108,7 @@ async def _pace(stack: Stack, sessions: int) -> Row:
         await asyncio.gather(*(session(run, reader) for run, reader in zip(runs, readers, strict=True)))
     elapsed, used = time.perf_counter() - began, meter.cpu_since(stack.groups, before)
     await lanes.close()
-    for reader in readers:
-        reader.close()
+    await close_all(readers)
     found = spread(1000 * each for each in taken)
     assert found is not None
     return {
@@ -122,10 +121,10 @@ async def _pace(stack: Stack, sessions: int) -> Row:
     }
 
 
-async def _open(stack: Stack, sessions: int, each: int) -> tuple[list[OpenRun], list[Reader]]:
+async def _open(stack: Stack, sessions: int, each: int) -> tuple[list[OpenRun], list[Listener]]:
     """Runs in sessions of their own, with so many readers each, all of whom have the first event."""
     runs = await open_runs(stack, sessions)
-    readers, _ = await connect(stack, [request(stack, run) for run in runs for _ in range(each)])
+    readers = await listen(stack.url, [stream_of(stack, run) for run in runs for _ in range(each)])
     if missing := await all_reach(readers, 1):
-        raise RuntimeError(f"{missing} of {len(readers)} readers got no first event: {readers[0].status!r}")
+        raise RuntimeError(f"{missing} of {len(readers)} readers got no first event")
     return runs, readers

@@ -7,10 +7,11 @@ import asyncio
 import uvloop
 
 from benchmarks import meter
-from benchmarks.readers import all_reach, connect, open_runs, request
+from benchmarks.readers import open_runs, stream_of
 from benchmarks.results import Result, Row, Table
 from benchmarks.sizes import Sizes
 from benchmarks.world import Stack, World, say
+from listeners import all_reach, close_all, listen
 
 WATCHED = 20.0  # seconds; a heartbeat falls into them
 EXTRAPOLATED = 10_000
@@ -27,19 +28,18 @@ def run(world: World, sizes: Sizes) -> Result:
 async def _measure(stack: Stack, count: int) -> Row:
     front = {"http": stack.groups["http"]}
     warm = await open_runs(stack, 20)
-    for reader in (await connect(stack, [request(stack, run) for run in warm]))[0]:
-        await all_reach([reader], 1)
-        reader.close()
+    readers = await listen(stack.url, [stream_of(stack, run) for run in warm])
+    await all_reach(readers, 1)
+    await close_all(readers)
     empty = meter.read(front)["http"]
     runs = await open_runs(stack, count)
-    readers, refused = await connect(stack, [request(stack, run) for run in runs])
+    readers = await listen(stack.url, [stream_of(stack, run) for run in runs])
     missing = await all_reach(readers, 1)
     opened = meter.read(front)["http"]
     await asyncio.sleep(WATCHED)
     idle = meter.read(front)["http"]
     alive = sum(not reader.lost for reader in readers)
-    for reader in readers:
-        reader.close()
+    await close_all(readers)
     per_stream = (idle.memory - empty.memory) / count
     return {
         "streams": count,
@@ -48,7 +48,7 @@ async def _measure(stack: Stack, count: int) -> Row:
         "front MB": idle.memory / 2**20,
         "CPU ms to open one": 1000 * (opened.cpu - empty.cpu) / count,
         "CPU % while idle": 100 * (idle.cpu - opened.cpu) / WATCHED,
-        "refused at first": refused,
+        "refused at first": sum(reader.refusals for reader in readers),
         "still open": alive,
         "without a first event": missing,
         f"MB for {EXTRAPOLATED}": (empty.memory + per_stream * EXTRAPOLATED) / 2**20,
