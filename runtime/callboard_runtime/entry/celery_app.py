@@ -77,14 +77,21 @@ def kombu_url(url: str) -> str:
 
 
 def tls_options(url: str) -> dict[str, Any] | None:
-    """py-amqp's TLS options for an `amqps` URL with aio-pika's parameters (`cafile`, `certfile`, `keyfile`)."""
+    """py-amqp's TLS options for an `amqps` URL with aio-pika's parameters (`cafile`, `certfile`, `keyfile`).
+
+    The broker's certificate must be for the URL's host, unless `no_verify_ssl` says that nothing is verified.
+    """
     parts = urlsplit(url)
     if parts.scheme != "amqps":
         return None
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    verify = query.get("no_verify_ssl", "0") in ("0", "false", "")
     named = {"ca_certs": query.get("cafile"), "certfile": query.get("certfile"), "keyfile": query.get("keyfile")}
-    return {"cert_reqs": ssl.CERT_REQUIRED if verify else ssl.CERT_NONE} | {k: v for k, v in named.items() if v}
+    if query.get("no_verify_ssl", "0") in ("0", "false", ""):
+        # py-amqp looks at the certificate's name only when it is told one.
+        checks = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": parts.hostname}
+    else:
+        checks = {"cert_reqs": ssl.CERT_NONE}
+    return checks | {name: value for name, value in named.items() if value}
 
 
 app: Any = create_celery()
