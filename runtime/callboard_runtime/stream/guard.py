@@ -26,12 +26,14 @@ class GuardedTail:
 
     async def append(self, session_id: UUID, batch: EventBatch, *, committed: int, create: bool) -> TailResult | None:
         """Like `TailStore.append`; None while Redis is away."""
-        if self._failures and monotonic() < self._not_before:
+        begun = monotonic()
+        if begun < self._not_before:
             return None
         try:
             result = await self._store.append(session_id, batch, committed=committed, create=create)
         except (RedisError, OSError) as error:
-            self._note_failure(error)
+            if begun >= self._not_before:  # what was under way beside the last failure is the same one
+                self._note_failure(error)
             return None
         self._note_success()
         return result
@@ -49,4 +51,4 @@ class GuardedTail:
     def _note_success(self) -> None:
         if self._failures:
             logger.info("Redis is back", extra={"action": "redis_back"})
-        self._failures = 0
+        self._failures, self._not_before = 0, 0.0
