@@ -19,46 +19,88 @@ from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.settings import RetentionSettings
 
 EVERY = 600.0  # seconds between two looks
+SOON = 5.0  # seconds, while more is due than one look takes
 AT_ONCE = 200  # runs, or epochs of the log, that one commit removes; the rest waits for the next look
 SESSIONS = 500  # commands per look
 CLAIMS_KEPT = 3600.0  # seconds
 
-_HOLDS = """
-SELECT DISTINCT r.session_id FROM runs r
-WHERE r.ended_at < CAST(:before AS timestamptz) AND {holds} LIMIT :batch
+# Only what a commit can remove now: what has to wait would otherwise fill every look. The oldest goes first.
+_KEPT = "(r.ended_at IS NULL OR r.ended_at >= CAST(:before AS timestamptz))"
+_EVENTS_DUE = f"""
+SELECT o.session_id, EXISTS (
+  SELECT 1 FROM event_segments s JOIN runs r ON r.id = s.run_id
+  WHERE s.session_id = o.session_id AND s.epoch >= first.epoch + :at_once AND NOT {_KEPT}
+) AS long
+FROM (SELECT DISTINCT session_id FROM runs WHERE ended_at < CAST(:before AS timestamptz)) o
+CROSS JOIN LATERAL (
+  SELECT epoch, created_at FROM event_segments s WHERE s.session_id = o.session_id ORDER BY epoch LIMIT 1
+) first
+WHERE NOT EXISTS (
+  SELECT 1 FROM run_attempts a JOIN runs r ON r.id = a.run_id
+  WHERE a.session_id = o.session_id AND a.epoch <= first.epoch AND {_KEPT}
+) ORDER BY first.created_at LIMIT :batch
+"""  # noqa: S608 - our own words
+_JOURNALS_DUE = """
+SELECT r.session_id, count(*) > :at_once AS long FROM runs r
+WHERE r.ended_at < CAST(:before AS timestamptz) AND EXISTS (SELECT 1 FROM run_steps s WHERE s.run_id = r.id)
+GROUP BY r.session_id ORDER BY min(r.ended_at) LIMIT :batch
 """
-_QUERIES = {
-    "events_before": "EXISTS (SELECT 1 FROM event_segments s WHERE s.session_id = r.session_id AND s.run_id = r.id)",
-    "journals_before": "EXISTS (SELECT 1 FROM run_steps s WHERE s.run_id = r.id)",
-    "runs_before": "true",
+_RUNS_DUE = f"""
+WITH old AS (SELECT id, session_id, ended_at FROM runs WHERE ended_at < CAST(:before AS timestamptz)),
+kept AS (
+  SELECT a.session_id, min(a.epoch) AS epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id
+  WHERE a.session_id IN (SELECT session_id FROM old) AND {_KEPT} GROUP BY a.session_id
+)
+SELECT old.session_id, count(*) > :at_once AS long FROM old LEFT JOIN kept ON kept.session_id = old.session_id
+WHERE NOT EXISTS (SELECT 1 FROM run_attempts a WHERE a.run_id = old.id AND a.epoch > kept.epoch)
+GROUP BY old.session_id ORDER BY min(old.ended_at) LIMIT :batch
+"""  # noqa: S608 - our own words
+_DUE = {
+    "events_before": text(_EVENTS_DUE),
+    "journals_before": text(_JOURNALS_DUE),
+    "runs_before": text(_RUNS_DUE),
 }
 
 # All epochs before that of the first run that is live or young, so that the log never has a hole.
-_EVENTS = """
-DELETE FROM event_segments WHERE session_id = {session} AND epoch < LEAST(
+_LOG_BEGINS = """LEAST(
   (SELECT min(epoch) + {at_once} FROM event_segments WHERE session_id = {session}),
   (SELECT min(a.epoch) FROM run_attempts a JOIN runs r ON r.id = a.run_id
    WHERE a.session_id = {session} AND (r.ended_at IS NULL OR r.ended_at >= {before}))
-) RETURNING 1
-"""
-_OLD = "(SELECT id FROM runs WHERE session_id = {session} AND ended_at < {before} ORDER BY ended_at LIMIT {at_once})"
-_JOURNALS = "DELETE FROM run_steps WHERE run_id IN {old} RETURNING 1"
-_RUNS = "DELETE FROM runs WHERE id IN {old} RETURNING 1"
+)"""
+_EVENTS = "DELETE FROM event_segments WHERE session_id = {session} AND epoch < {log_begins} RETURNING 1"
+_JOURNALS = """
+DELETE FROM run_steps WHERE run_id IN (
+  SELECT r.id FROM runs r WHERE r.session_id = {session} AND r.ended_at < {before}
+    AND EXISTS (SELECT 1 FROM run_steps s WHERE s.run_id = r.id)
+  ORDER BY r.ended_at LIMIT {at_once}
+) RETURNING 1"""
+# None whose events stay: nobody would look for the events of a run that is gone.
+_RUNS = """
+DELETE FROM runs WHERE id IN (
+  SELECT r.id FROM runs r WHERE r.session_id = {session} AND r.ended_at < {before}
+    AND NOT EXISTS (SELECT 1 FROM run_attempts o WHERE o.run_id = r.id AND o.epoch >= {log_begins})
+  ORDER BY r.ended_at LIMIT {at_once}
+) RETURNING 1"""
 _AUDIT = text("DELETE FROM audit_log WHERE at < now() - make_interval(secs => :seconds)")
 
 _CLAIMS = text("DELETE FROM command_claims WHERE created_at < now() - make_interval(secs => :seconds)")
 
 
-async def due(connection: AsyncConnection, kept: RetentionSettings) -> list[PruneSession]:
-    """A command for every session that holds something past its time, at most `SESSIONS` of each kind."""
+async def due(connection: AsyncConnection, kept: RetentionSettings) -> tuple[list[PruneSession], bool]:
+    """A command for every session that holds something past its time, at most `SESSIONS` of each kind, oldest first.
+
+    Says too whether more is due than these commands remove.
+    """
     commands: dict[UUID, PruneSession] = {}
+    more = False
     for name, before in _limits(kept).items():
-        query = text(_HOLDS.format(holds=_QUERIES[name]))
-        found = await connection.execute(query, {"before": before, "batch": SESSIONS})
-        for session in found.scalars():
-            command = commands.get(session, PruneSession(session_id=session))
-            commands[session] = command.model_copy(update={name: before})
-    return list(commands.values())
+        place = {"before": before, "batch": SESSIONS, "at_once": AT_ONCE}
+        found = (await connection.execute(_DUE[name], place)).all()
+        more = more or len(found) == SESSIONS or any(row.long for row in found)
+        for row in found:
+            command = commands.get(row.session_id, PruneSession(session_id=row.session_id))
+            commands[row.session_id] = command.model_copy(update={name: before})
+    return list(commands.values()), more
 
 
 async def forget_audit(connection: AsyncConnection, kept: RetentionSettings) -> None:
@@ -80,13 +122,18 @@ def _limits(kept: RetentionSettings) -> dict[str, datetime]:
 
 def statements(pruned: SessionPruned, bind: Callable[[object], str]) -> list[str]:
     """The deletions of one decided command; `bind` takes a parameter and returns its placeholder."""
-    session = f"{bind(pruned.session_id)}::uuid"
+
+    def time(before: datetime) -> str:
+        return f"{bind(before)}::timestamptz"
+
+    place: dict[str, object] = {"session": f"{bind(pruned.session_id)}::uuid", "at_once": AT_ONCE}
+    found: list[str] = []
     # A run that goes takes its events along.
-    events = max(filter(None, (pruned.events_before, pruned.runs_before)), default=None)
-    wanted = ((_EVENTS, events), (_JOURNALS, pruned.journals_before), (_RUNS, pruned.runs_before))
-    return [_filled(sql, session, f"{bind(before)}::timestamptz") for sql, before in wanted if before is not None]
-
-
-def _filled(sql: str, session: str, before: str) -> str:
-    place = {"session": session, "before": before, "at_once": AT_ONCE}
-    return sql.format(old=_OLD.format(**place), **place)
+    if events := max(filter(None, (pruned.events_before, pruned.runs_before)), default=None):
+        place["log_begins"] = _LOG_BEGINS.format(before=time(events), **place)
+        found.append(_EVENTS.format(**place))
+    if pruned.journals_before:
+        found.append(_JOURNALS.format(before=time(pruned.journals_before), **place))
+    if pruned.runs_before:
+        found.append(_RUNS.format(before=time(pruned.runs_before), **place))
+    return found

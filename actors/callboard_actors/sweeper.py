@@ -139,8 +139,12 @@ class Sweeper:
         await self._tell_all(connection, _EXPIRED, lambda row: (row.session_id, ExpireToolCalls(**row._mapping)))
 
     async def _prune(self, connection: AsyncConnection) -> None:
-        for command in await retention.due(connection, self._kept):
+        commands, more = await retention.due(connection, self._kept)
+        for command in commands:
             await self._tell(command.session_id, command)
+        if more:
+            # Not at every sweep: a look goes through all old runs, and says nothing to a session twice before this.
+            self._next["retention"] = asyncio.get_running_loop().time() + retention.SOON
         await retention.forget_audit(connection, self._kept)
         await retention.forget_claims(connection)
 

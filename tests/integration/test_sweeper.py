@@ -13,12 +13,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from callboard_actors import retention
 from callboard_actors.sweeper import Sweeper
 from callboard_runtime.domain.commands import Command, EnforceDeadline, ExpireToolCalls, ReapAttempt
 from callboard_runtime.domain.state_snapshot import PendingToolCall, StateSnapshot, ToolCallStatus
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence.database import create_engine
-from callboard_runtime.settings import ActorSettings, Settings, WorkerSettings
+from callboard_runtime.settings import ActorSettings, RetentionSettings, Settings, WorkerSettings
 from services import TcpProxy
 from waiting import until
 
@@ -179,6 +180,26 @@ async def test_forgets_processes_that_are_silent_for_an_hour(rows: Rows) -> None
     await rows.process("recent", beat=3500)
     await swept(rows, Told())
     assert await rows.scalar("SELECT string_agg(id, ',') FROM processes") == "recent"
+
+
+async def test_looks_again_soon_while_more_is_past_its_time_than_one_look_takes(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "SESSIONS", 2)
+    monkeypatch.setattr(retention, "SOON", 0.0)
+    for _ in range(3):
+        await rows.run("succeeded")
+    await rows.execute("UPDATE runs SET ended_at = now() - interval '1 hour'")
+    told = Told()
+    sweeper = Sweeper(rows.engine, QUICK.model_copy(update={"retention": RetentionSettings(runs=60)}), told)
+    for expected in (2, 3, 3):
+        await _sweep(rows, sweeper)
+        assert len(told.commands) == expected
+        pruned = [str(command.session_id) for command in told.commands]
+        await rows.execute("DELETE FROM runs WHERE session_id::text = ANY(:pruned)", pruned=pruned)
+        if expected == 3:
+            await rows.run("succeeded")
+            await rows.execute("UPDATE runs SET ended_at = now() - interval '1 hour'")  # waits for the usual time
 
 
 async def test_says_a_thing_once_until_it_has_had_time_to_act(rows: Rows) -> None:
