@@ -132,8 +132,13 @@ class WebhookDeliverer:
         values = {"endpoints": [endpoint.id for endpoint in self._endpoints], "max_age": self._settings.max_age}
         async with transaction(self._engine) as connection:
             await connection.execute(_FORSAKE, values)
+        while await self._forget() == PRUNED_AT_ONCE:  # noqa: ASYNC110 - a full batch: there is more
+            await asyncio.sleep(TICK)
+
+    async def _forget(self) -> int:
+        values = {"kept": self._settings.kept, "batch": PRUNED_AT_ONCE}
         async with transaction(self._engine) as connection:
-            await connection.execute(_PRUNE, {"kept": self._settings.kept, "batch": PRUNED_AT_ONCE})
+            return (await connection.execute(_PRUNE, values)).rowcount
 
 
 class EndpointLoop:

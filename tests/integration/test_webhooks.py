@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from standardwebhooks import Webhook
 
+from callboard_actors import webhooks
 from callboard_actors.webhooks import WebhookDeliverer
 from callboard_actors.wiring import actor_process
 from callboard_runtime.broker.commander import CommandClient
@@ -333,6 +334,16 @@ async def test_the_log_forgets_and_forsaken_deliveries_end(it: Actor, receiver: 
     assert rows[forsaken]["last_error"] == "no actor process has this URL in its settings"
     assert rows[young]["given_up_at"] is None
     assert old not in rows
+
+
+async def test_the_log_forgets_more_than_a_batch(it: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(webhooks, "TICK", 0.01)
+    long_ago = "now() - interval '31 days'"
+    for _ in range(5):
+        await _plant(it, created_at=long_ago, delivered_at=long_ago)
+    async with delivering(it):
+        await until_log(it, lambda rows: not rows)
 
 
 async def test_a_deleted_sessions_ended_deliveries_go(it: Actor, receiver: Receiver) -> None:
