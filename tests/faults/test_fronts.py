@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from faults.test_tools import copies, routed
 from front_client import FrontClient, fresh
 from model_server import ANSWER, ModelServer
 from promises import check_run
@@ -11,6 +12,8 @@ from stack import Callboard
 from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
+
+PENDING = 16  # requests that a front has not answered when it is killed
 
 
 @pytest.mark.parametrize("orderly", [False, True], ids=["killed", "stopped"])
@@ -36,12 +39,23 @@ async def test_readers_go_on_at_another_front(
 async def test_killed_in_the_middle_of_many_requests(
     callboard: Callboard, client: FrontClient, model: ModelServer, key: str
 ) -> None:
-    starts = [asyncio.create_task(client.start(f"key:{key} {n}")) for n in range(20)]
+    runs = await asyncio.gather(*(client.start(f"key:{key} {n}") for n in range(4)))
     await until(lambda: len(model.of(key)) >= 1, "the first run at work")
-    callboard.of("http")[0].kill()
-    runs = await asyncio.gather(*starts)
+    threads, turns, fronts = [fresh("thread") for _ in range(PENDING)], client.turns, callboard.of("http")
+    gone = fronts[turns % len(fronts)]  # where the client turns to next
+    async with copies(callboard, client, *threads) as commands:
+        for actors in callboard.of("actors"):
+            actors.pause()  # who would answer the front
+        starts = [asyncio.create_task(client.start(f"key:{key} {thread}", thread=thread)) for thread in threads]
+        await routed(commands, "AcceptRun", PENDING)
+    gone.kill()
+    assert not any(start.done() for start in starts), "answered before the kill"
+    for actors in callboard.of("actors"):
+        actors.resume()
+    runs += await asyncio.gather(*starts)
+    assert client.turns - turns >= PENDING, "each was sent again"
     for run in runs:
         reader, task = client.follow(run)
         await asyncio.wait_for(task, 60)
         await check_run(callboard, client, run, readers=[reader], text=ANSWER)
-    assert len(model.of(key)) == 20
+    assert len(model.of(key)) == len(runs)

@@ -1,10 +1,15 @@
 """Tool calls, pauses and answers, while workers, actors and fronts are killed around them."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import aio_pika
 import pytest
 
+from callboard_runtime.broker import topology
+from callboard_runtime.domain.ids import session_uuid
 from faults.conftest import PROCESSES, Buttons
 from faults.support import check_calls, holder
 from front_client import RUNS, TERMINAL, Answer, Frame, FrontClient, Json, Reader, fresh
@@ -36,6 +41,25 @@ def interrupts(frame: Frame) -> list[Json]:
 
 async def resume(client: FrontClient, run: str, *answers: Json, **more: Any) -> Answer:
     return await client.request("POST", f"{RUNS}/{run}/resume", {"answers": answers}, **more)
+
+
+@asynccontextmanager
+async def copies(
+    callboard: Callboard, client: FrontClient, *threads: str
+) -> AsyncGenerator[aio_pika.abc.AbstractQueue]:
+    """A queue that gets a copy of every command which the broker from now on puts into these threads' partitions."""
+    async with await aio_pika.connect(callboard.urls.amqp) as connection:
+        queue = await (await connection.channel()).declare_queue(exclusive=True)
+        for key in {topology.partition_key(session_uuid(client.user, thread)) for thread in threads}:
+            await queue.bind(topology.SESSION_EXCHANGE, key)
+        yield queue
+
+
+async def routed(queue: aio_pika.abc.AbstractQueue, kind: str, count: int) -> None:
+    """Wait until so many commands of this kind came by."""
+    for _ in range(count):
+        while (await until(lambda: queue.get(no_ack=True, fail=False), f"{count} {kind}")).type != kind:
+            pass
 
 
 async def check_legs(callboard: Callboard, client: FrontClient, thread: str, legs: int, text: str = ANSWER) -> None:
@@ -190,7 +214,12 @@ async def test_actors_are_killed_while_the_answer_is_on_its_way(
     run = await client.start(f"key:{key} call:launch:{label}", thread=thread)
     [interrupt] = interrupts((await client.read(run)).frames[-1])
     answer = {"interrupt_id": interrupt["id"], "status": "approved"}
-    first = asyncio.create_task(resume(client, run, answer))
+    async with copies(callboard, client, thread) as commands:
+        for actors in callboard.of("actors"):
+            actors.pause()
+        first = asyncio.create_task(resume(client, run, answer))
+        await routed(commands, "AcceptResume", 1)
+    assert (await client.run(run))["status"] == "awaiting_input", "nobody acted on the answer"
     for actors in callboard.of("actors"):
         actors.kill()
     await asyncio.to_thread(callboard.ensure, **PROCESSES)
