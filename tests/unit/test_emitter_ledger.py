@@ -97,6 +97,18 @@ def test_the_uncommitted_bytes_are_counted_until_the_commit() -> None:
     assert ledger.uncommitted_bytes == 0
 
 
+def test_characters_of_several_bytes_count_as_such() -> None:
+    ledger = EventLedger(opening())
+    for n in range(2):
+        ledger.add(text(str(n), "語" * 100))
+    ledger.seal()
+    batch = ledger.since(1)
+    assert batch is not None
+    assert ledger.uncommitted_bytes == len("".join(batch.lines).encode()) > 600
+    ledger.mark_committed(3)
+    assert ledger.uncommitted_bytes == 0
+
+
 def test_an_older_commit_changes_nothing() -> None:
     ledger = EventLedger(opening())
     ledger.add(text("1", "a"))

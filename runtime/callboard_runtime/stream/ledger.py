@@ -6,6 +6,7 @@ Deltas are joined before they get a number.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 
 from callboard_runtime.domain.event_batch import AguiEvent, EventBatch, to_line
@@ -51,10 +52,9 @@ class EventLedger:
 
     def seal(self) -> None:
         """Number what was added; it cannot be joined any more."""
-        for event in self._fresh:
-            line = to_line(event)
-            self._kept.append(line)
-            self.uncommitted_bytes += len(line)
+        lines = [to_line(event) for event in self._fresh]
+        self._kept.extend(lines)
+        self.uncommitted_bytes += _bytes_of(lines)
         self._fresh.clear()
 
     def since(self, seq: int, *, upto: int | None = None) -> EventBatch | None:
@@ -71,7 +71,7 @@ class EventLedger:
             return
         newly = self.since(self.committed, upto=min(seq, self.last))
         if newly is not None:
-            self.uncommitted_bytes -= sum(map(len, newly.lines))
+            self.uncommitted_bytes -= _bytes_of(newly.lines)
         self.committed = seq
         self._forget()
 
@@ -79,6 +79,10 @@ class EventLedger:
         while self._kept and self._base < min(self.sent, self.committed):
             self._kept.popleft()
             self._base += 1
+
+
+def _bytes_of(lines: Iterable[str]) -> int:
+    return len("".join(lines).encode())
 
 
 def _same_part(last: AguiEvent, event: AguiEvent) -> bool:
