@@ -1,6 +1,6 @@
 """Acknowledgements on their way to the broker: those of one turn of the event loop, of all channels, in one write.
 
-In: delivery tags, settled or given back. Out: frames, one write under way at a time.
+In: delivery tags, settled or set aside. Out: frames, one write under way at a time.
 
 The order matters: a bulk that overtakes a single tag settles it, and the broker closes a channel on which a tag is
 settled twice. So whatever is settled while a write waits for the socket goes into the next one.
@@ -111,10 +111,10 @@ class Acknowledger:
             self._open[tag] = True
             self._line.add(self)
 
-    def reject(self, tag: int, *, requeue: bool) -> None:
-        """Give one message back, or to the dead-letter queue; just as soon."""
+    def reject(self, tag: int) -> None:
+        """Give one message to the dead-letter queue; just as soon."""
         if self._open.pop(tag, None) is not None:
-            self._returned.append(basic_nack(self.channel.number, tag, requeue=requeue))
+            self._returned.append(basic_nack(self.channel.number, tag, requeue=False))
             self._line.add(self)
 
     async def flushed(self) -> None:

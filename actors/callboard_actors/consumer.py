@@ -42,11 +42,10 @@ CLOSE_TIMEOUT = 10.0  # seconds for the broker to confirm that a channel is clos
 class AmqpDelivery:
     """The broker's side of one envelope."""
 
-    __slots__ = ("_acks", "_tag", "redelivered")
+    __slots__ = ("_acks", "_tag")
 
     def __init__(self, acks: Acknowledger, message: IncomingMessage) -> None:
         self._acks, self._tag = acks, message.delivery_tag or 0
-        self.redelivered = bool(message.redelivered)
         acks.delivered(self._tag)
 
     def ack(self) -> None:
@@ -55,11 +54,7 @@ class AmqpDelivery:
 
     def reject(self) -> None:
         """Set the message aside in the dead-letter queue."""
-        self._acks.reject(self._tag, requeue=False)
-
-    def retry(self) -> None:
-        """Have it delivered again; counts against the queue's delivery limit."""
-        self._acks.reject(self._tag, requeue=True)
+        self._acks.reject(self._tag)
 
 
 class PartitionConsumer:

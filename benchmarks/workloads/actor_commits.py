@@ -75,11 +75,8 @@ def run(world: World, sizes: Sizes) -> Result:
 
 
 class _Delivery:
-    redelivered = False
-
     def ack(self) -> None: ...
     def reject(self) -> None: ...
-    def retry(self) -> None: ...
 
 
 class _Replies:

@@ -36,16 +36,12 @@ class Delivered:
     """A message on loan: notes what became of it."""
 
     fate: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    redelivered: bool = False
 
     def ack(self) -> None:
         self.fate.set_result("ack")
 
     def reject(self) -> None:
         self.fate.set_result("reject")
-
-    def retry(self) -> None:
-        self.fate.set_result("retry")
 
 
 class Replies:

@@ -28,7 +28,6 @@ class Message:
     body: bytes
     reply_to: str | None
     correlation_id: str | None
-    redelivered: bool = False
     acked: bool = False
 
 
@@ -39,7 +38,6 @@ class Delivered:
     message: Message
     channel: Channel
     delivery_tag: int
-    redelivered: bool
 
     @property
     def body(self) -> bytes:
@@ -69,7 +67,7 @@ class Channel:
     def send(self, message: Message) -> None:
         self.tag += 1
         self.unacked[self.tag] = message
-        self._inbox.put_nowait(Delivered(message, self, self.tag, message.redelivered))
+        self._inbox.put_nowait(Delivered(message, self, self.tag))
 
     def close_by_broker(self) -> None:
         """What was not acknowledged goes back to its place; the process hears of it when it can."""
@@ -136,9 +134,7 @@ class Queue:
     def give_back(self, channel: Channel) -> None:
         if channel in self.consumers:
             self.consumers.remove(channel)
-        for message in reversed(channel.unacked.values()):
-            message.redelivered = True
-            self.ready.appendleft(message)
+        self.ready.extendleft(reversed(channel.unacked.values()))
         channel.unacked.clear()
         self.pump()
 

@@ -31,6 +31,7 @@ class Wire:
         self.open -= settled
         self.frames += 1
         if isinstance(told, Basic.Nack):
+            assert not told.requeue, f"{tag} would come again"
             self.returned.append(tag)
 
 
@@ -88,7 +89,7 @@ async def test_what_is_behind_an_open_one_is_acknowledged_alone() -> None:
 
 async def test_a_rejected_one_is_not_acknowledged_and_does_not_stop_the_bulk() -> None:
     acks, wire = acknowledger(4)
-    acks.reject(2, requeue=False)
+    acks.reject(2)
     for tag in (1, 2, 3, 4):
         acks.ack(tag)
     await acks.flushed()
@@ -99,7 +100,7 @@ async def test_a_closed_channel_is_nobodys_error() -> None:
     acks, wire = acknowledger(2)
     wire.is_closed = True
     acks.ack(1)
-    acks.reject(2, requeue=True)
+    acks.reject(2)
     await acks.flushed()
     assert wire.open == {1, 2}
 
@@ -118,7 +119,7 @@ async def test_nothing_overtakes_a_write_that_the_socket_has_not_taken() -> None
     [acks], [wire], socket = acknowledgers(6)
     socket.free.clear()
     acks.ack(3)  # alone: 1 and 2 are open
-    acks.reject(5, requeue=True)
+    acks.reject(5)
     await asyncio.sleep(0)
     for tag in (1, 2, 4, 6):
         acks.ack(tag)

@@ -79,16 +79,12 @@ class Memory:
 @dataclass
 class Delivered:
     fate: str = "kept"
-    redelivered: bool = False
 
     def ack(self) -> None:
         self.fate = "acknowledged"
 
     def reject(self) -> None:
         self.fate = "dead letter"
-
-    def retry(self) -> None:
-        self.fate = "requeued"
 
 
 class Process:

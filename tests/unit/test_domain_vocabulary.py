@@ -122,6 +122,13 @@ def test_ordinals_and_epochs_count_from_one(ordinal: int) -> None:
         c.AppendEvents(**ATTEMPT | {"epoch": ordinal})
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.type)
+def test_a_command_with_a_field_that_is_no_more_is_still_read(command: c.Command) -> None:
+    """While processes are renewed one by one, old ones send what new ones have dropped, such as a FailRun's run_id."""
+    body = c.encode_command(command)
+    assert c.decode_command(body[:-1] + b',"a_former_field":null}') == command
+
+
 def test_a_command_is_capped_on_both_sides() -> None:
     text = "x" * c.MAX_COMMAND_BYTES
     command = c.FailRun(session_id=SESSION, error_code="X", error_message=text)

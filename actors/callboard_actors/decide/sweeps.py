@@ -34,7 +34,7 @@ def enforce_deadline(turn: Turn, command: EnforceDeadline) -> None:
 def fail_run(turn: Turn, command: FailRun) -> None:
     """End the active run, so that the session goes on."""
     run = turn.snapshot.active
-    if run is not None and command.run_id in (None, run.run_id):
+    if run is not None:
         end_by_force(turn, e.RunEnded(run.run_id, RunStatus.FAILED, command.error_code, command.error_message))
 
 

@@ -202,10 +202,9 @@ class EnforceDeadline(_Command):
 
 
 class FailRun(_Command):
-    """A command of this run cannot be processed: end it, so that the session goes on."""
+    """A command of this session cannot be processed: end its active run, so that the session goes on."""
 
     type: Literal["FailRun"] = "FailRun"
-    run_id: UUID | None = None
     error_code: str
     error_message: str
 
