@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_runtime.agui.stream import RunStream
 from callboard_runtime.broker.commander import CommandClient
-from callboard_runtime.domain.commands import StartAnswer, StartRun
+from callboard_runtime.domain.commands import ReleaseRun, StartAnswer, StartRun
 from callboard_runtime.domain.event_batch import ORIGIN
 from callboard_runtime.domain.ids import new_id, utcnow
 from callboard_runtime.entry.ahead import Ahead
@@ -26,7 +26,7 @@ from callboard_runtime.entry.attempt import Attempt, Hold
 from callboard_runtime.entry.brief import RunBrief
 from callboard_runtime.entry.conduct import Conductor, Play, set_going
 from callboard_runtime.entry.running import RunningAttempts
-from callboard_runtime.errors import AttemptAlive, NotFound, NotRunnable, Refused, Unavailable
+from callboard_runtime.errors import AttemptAlive, CallboardError, NotFound, NotRunnable, Refused, Unavailable
 from callboard_runtime.observe.logs import run_named
 from callboard_runtime.observe.spans import leg_span
 from callboard_runtime.observe.tracing import Span
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT = 10.0  # seconds until StartRun is sent again
 START_PATIENCE = 60.0  # seconds after which a wake-up is given up: another one comes
 PAUSE = 1.0  # seconds between two tries
+RELEASE_TIMEOUT = 5.0  # seconds that a shutdown waits for a run to be given back that was never begun
 BUSY = 8  # runs at once from which on deltas are joined over a longer time
 LONGEST_WINDOW = 0.05  # seconds
 
@@ -80,7 +81,7 @@ async def execute_run(session_id: UUID, run_id: UUID, leg: int, services: Worker
         brief = await _unattempted(start, services) if leg == 1 else None
         if brief is not None and brief.config.flow is None:  # a flow's own Python must not run before the grant
             await _start_ahead(start, brief, services)
-        elif (answer := await _ask_for_epoch(start, services.commands)) is not None:
+        elif (answer := await _ask_for_epoch(start, services)) is not None:
             await _start(start, answer, services)
 
 
@@ -99,7 +100,7 @@ async def _start_ahead(start: StartRun, brief: RunBrief, services: WorkerService
         ahead = Ahead(brief, services.settings)
         try:
             start = start.but(steps=await ahead.first_steps())
-            answer = await _ask_for_epoch(start, services.commands)
+            answer = await _ask_for_epoch(start, services)
             if answer is None:
                 span.note({"callboard.outcome": "refused"})
             elif answer.attempt == 1:
@@ -112,11 +113,12 @@ async def _start_ahead(start: StartRun, brief: RunBrief, services: WorkerService
         await _start(start, answer, services)
 
 
-async def _ask_for_epoch(start: StartRun, commands: CommandClient) -> StartAnswer | None:
+async def _ask_for_epoch(start: StartRun, services: WorkerServices) -> StartAnswer | None:
     """The grant, or None when this task is not needed. The same attempt_id is sent until there is an answer."""
+    commands, attempts = services.commands, services.attempts
     note = {"action": "start_refused", "run_id": str(start.run_id)}
     try:
-        answer = await _with_patience(lambda: commands.send(start, START_TIMEOUT), START_PATIENCE)
+        answer = await _with_patience(lambda: commands.send(start, START_TIMEOUT), START_PATIENCE, attempts)
     except (AttemptAlive, NotRunnable) as error:
         logger.debug("nothing to do: %s", error, extra=note)
     except (Refused, Unavailable) as error:
@@ -134,6 +136,9 @@ async def _start(start: StartRun, answer: StartAnswer, services: WorkerServices)
         logger.info("run %s was deleted before it began", start.run_id, extra={"action": "run_gone"})
         return
     except Exception as error:
+        if services.attempts.draining and isinstance(error, Unavailable):
+            await _give_back(start, answer, services)
+            return
         logger.exception("run %s cannot be read", start.run_id, extra={"action": "run_unreadable"})
         brief = error
     with _span(start, answer.attempt, brief) as span:
@@ -141,6 +146,18 @@ async def _start(start: StartRun, answer: StartAnswer, services: WorkerServices)
         stream = RunStream(emitter)
         play = brief if isinstance(brief, Exception) else set_going(brief, attempt, stream, services.settings)
         await _conduct(start, attempt, stream, play, span, services)
+
+
+async def _give_back(start: StartRun, answer: StartAnswer, services: WorkerServices) -> None:
+    """Release a run of which nothing was begun; if that fails, it is found as any run whose process is gone."""
+    release = ReleaseRun(session_id=start.session_id, run_id=start.run_id, epoch=answer.epoch, ordinal=1)
+    note = {"action": "run_given_back", "run_id": str(start.run_id)}
+    try:
+        await services.commands.send(release, RELEASE_TIMEOUT)
+    except CallboardError as error:
+        logger.info("run %s could not be given back: %s", start.run_id, error, extra=note)
+    else:
+        logger.info("run %s was given back before it began", start.run_id, extra=note)
 
 
 async def _conduct(
@@ -165,7 +182,9 @@ def _span(start: StartRun, attempt: int, brief: RunBrief | Exception) -> Span:
 async def _read(start: StartRun, answer: StartAnswer, services: WorkerServices) -> RunBrief:
     tokens = services.settings.runs.history_tokens
     patience = (answer.deadline - utcnow()).total_seconds() if answer.deadline else START_PATIENCE
-    return await _with_patience(lambda: read_brief(services.engine, start.run_id, answer, tokens), patience)
+    return await _with_patience(
+        lambda: read_brief(services.engine, start.run_id, answer, tokens), patience, services.attempts
+    )
 
 
 def _open_attempt(
@@ -178,13 +197,13 @@ def _open_attempt(
     return Attempt(hold, services.commands, emitter, journal), emitter
 
 
-async def _with_patience(action: Callable[[], Awaitable[T]], patience: float) -> T:
-    """Repeat while a service is away; raises Unavailable after `patience` seconds."""
+async def _with_patience(action: Callable[[], Awaitable[T]], patience: float, attempts: RunningAttempts) -> T:
+    """Repeat while a service is away; raises Unavailable after `patience` seconds, and once the process shuts down."""
     end = asyncio.get_running_loop().time() + patience
     while True:
         try:
             return await action()
         except Unavailable:
-            if asyncio.get_running_loop().time() > end:
+            if attempts.draining or asyncio.get_running_loop().time() > end:
                 raise
             await asyncio.sleep(PAUSE * random.uniform(0.5, 1))  # noqa: S311 - spreads the tries
