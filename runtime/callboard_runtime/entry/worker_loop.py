@@ -16,7 +16,7 @@ from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.entry.run_service import WorkerServices, execute_run
 from callboard_runtime.entry.running import RunningAttempts
 from callboard_runtime.garbage import leave_loaded_alone
-from callboard_runtime.observe.health import Health, database_answers
+from callboard_runtime.observe.health import Health, database_answers, schema_is_there
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.observe.worker import LEGS_ACTIVE, SLOTS
 from callboard_runtime.persistence.database import close_engine, create_engine
@@ -80,6 +80,7 @@ class WorkerLoop:
             self._thread.loop,
             {
                 "database": database_answers(self._services.engine),
+                "schema": schema_is_there(self._services.engine),
                 "broker": lambda: commands.connected and control is not None and control.connected,
                 "accepting": lambda: not self.attempts.draining,
             },
@@ -105,8 +106,12 @@ class WorkerLoop:
             return
         if self._heartbeat is not None:
             self._heartbeat.stop()
-        thread.run(self._stack.aclose(), CLOSE_TIMEOUT)
-        thread.stop()
+        try:
+            thread.run(self._stack.aclose(), CLOSE_TIMEOUT)
+        except TimeoutError:
+            logger.warning("a service did not let go within %g s", CLOSE_TIMEOUT, extra={"action": "close_timeout"})
+        finally:
+            thread.stop()
 
     async def _connect(self) -> WorkerServices:
         settings, stack, amqp_url = self._settings, self._stack, self._settings.required_amqp_url()
