@@ -60,6 +60,7 @@ STREAMS = {
     "nul": [chunk({"content": "a\0b"}), chunk({"content": "\ud83d"}), chunk({"content": "\ude00!"}), *tail()],
     "lone": [chunk({"content": "x\ud800y"}), *tail()],
     "empty": tail(),
+    "refused": tail("content_filter"),
     "garbage": ["data: <html>not json</html>\n\n"],
     "broken": [*text_stream()],
 }
@@ -96,6 +97,10 @@ async def stream(request: web.Request, model: str) -> web.StreamResponse:
     if model == "stall":
         await response.write(chunk({"content": "first"}).encode())
         await asyncio.Event().wait()
+    if model == "drip":
+        while True:
+            await response.write(b": still thinking\n\n")
+            await asyncio.sleep(0.05)
     if model.startswith("long"):
         for number in range(int(model.removeprefix("long"))):
             await response.write(chunk({"content": f"w{number} "}).encode())

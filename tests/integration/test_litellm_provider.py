@@ -7,14 +7,18 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from callboard_runtime.crew.memory_journal import MemoryJournal
+from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.llm import provider as provider_module
 from callboard_runtime.llm.answer import AnswerBuilder
+from callboard_runtime.llm.caller import ModelCaller
 from callboard_runtime.llm.errors import (
     ModelAuth,
     ModelBadResponse,
@@ -199,6 +203,32 @@ async def test_patience_ends(server: str, model: str, words: str) -> None:
         hasty = LlmSettings(timeout=0.5, first_token_timeout=20, retries=0)
     with pytest.raises(ModelTimeout, match=words):
         await ask(server, model, hasty)
+
+
+async def test_signs_of_life_do_not_outlast_the_whole_timeout(server: str) -> None:
+    hasty = LlmSettings(timeout=0.5, first_token_timeout=3600, retries=0)
+    async with asyncio.timeout(15):
+        with pytest.raises(ModelTimeout, match="did not begin"):
+            await ask(server, "drip", hasty)
+
+
+class View(Screen):
+    def messages(self, answer: ModelAnswer) -> tuple[NewMessage, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("model", ["empty", "refused"])
+async def test_what_the_provider_counted_is_kept_when_there_is_no_answer(server: str, model: str) -> None:
+    call = ModelCall("answer", "answer", ({"role": "user", "content": "Hi"},))
+    target = Target("openai", f"openai/{model}", KEY, f"{server}/v1", {}, Decimal("0.01"), Decimal("0.1"))
+    journal = MemoryJournal()
+    caller = ModelCaller(journal, SETTINGS.model_copy(update={"retries": 1}), jitter=lambda: 0.0)
+    with pytest.raises(ModelBadResponse):
+        await caller.answer(call, [target], View)
+    used = [record.usage for record in journal.recorded if record.usage is not None]
+    assert [(row.input_tokens, row.output_tokens, row.cost, row.estimated) for row in used] == [
+        (11, 7, Decimal("0.81"), False)
+    ] * 2
 
 
 async def test_libraries_send_one_request_per_try(server: str) -> None:

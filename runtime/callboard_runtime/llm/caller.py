@@ -173,8 +173,9 @@ class ModelCaller:
             reason(error, request.target.api_key),
             extra={"action": "model_failed", "code": failure.code, "step": key, "cause": type(error).__name__},
         )
-        estimated = isinstance(failure, ModelTimeout) or request.builder.started
-        usage = request.usage() if estimated else request.usage(Usage())
+        builder = request.builder
+        used = isinstance(failure, ModelTimeout) or builder.started or builder.usage is not None
+        usage = request.usage() if used else request.usage(Usage())
         metered(usage, failure.code)
         await self._journal.record(StepRecord(key=key, outcome="failed", usage=usage, error=failure.code))
         return failure

@@ -40,7 +40,7 @@ class Request:
         async with gate(self.target.provider, self._settings.concurrency):
             self._sent = time.monotonic()
             try:
-                async with asyncio.timeout(self._settings.first_token_timeout) as limit:
+                async with asyncio.timeout(min(self._settings.first_token_timeout, self._settings.timeout)) as limit:
                     await self._read(limit)
             except TimeoutError:
                 raise self._too_slow() from None
