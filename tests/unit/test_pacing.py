@@ -86,7 +86,7 @@ async def test_a_request_that_needs_nothing_fetched_is_made_on_the_loop() -> Non
             made_in.append("loop" if only_makes_request(fn) else "thread")
             return super().submit(fn, *args, **kwargs)
 
-    asyncio.get_running_loop().set_default_executor(Watched(max_workers=1))
+    asyncio.get_running_loop().set_default_executor(Watched(asyncio.get_running_loop(), 1))
     answer: Any = await litellm.acompletion(model="openai/x", messages=[], mock_response="hello", api_key="none")  # pyright: ignore[reportUnknownMemberType]
     assert answer.choices[0].message.content == "hello"
     assert made_in == ["loop"], "LiteLLM hands the making of a request over in another way: look at LoopThreads anew"

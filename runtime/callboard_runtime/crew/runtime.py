@@ -53,8 +53,8 @@ class CrewOutcome:
 
 
 def prepare_loop(loop: asyncio.AbstractEventLoop, concurrency: int) -> None:
-    """Give the loop enough threads for `concurrency` runs: plain functions and delegations sit in them."""
-    loop.set_default_executor(LoopThreads(max_workers=2 * concurrency + 8, thread_name_prefix="crew"))
+    """Give the loop enough threads for `concurrency` runs: some for plain functions, others for delegations."""
+    loop.set_default_executor(LoopThreads(loop, 2 * concurrency + 8))
 
 
 class CrewAIRuntime:

@@ -25,6 +25,7 @@ from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.errors import CallboardError
 from callboard_runtime.faults import fault_point
 from callboard_runtime.llm.messages import ModelAnswer, ToolCall
+from callboard_runtime.llm.threads import delegation_threads
 from callboard_runtime.observe.worker import REPLAYED
 from callboard_runtime.tools.execute import ToolResult, execute, failure
 from callboard_runtime.tools.spec import Tool, ToolContext
@@ -146,7 +147,8 @@ class Turn:
         context = contextvars.copy_context()
         context.run(PLACE.set, place.under(call.id))
         run = offer.crewai._run  # pyright: ignore[reportPrivateUsage]  # `run` would print and count
-        content = await self._run.loop.run_in_executor(None, lambda: context.run(run, **arguments))
+        threads = delegation_threads(self._run.loop)
+        content = await self._run.loop.run_in_executor(threads, lambda: context.run(run, **arguments))
         return recorded or await self._record(call, ToolResult(str(content)))
 
     # -- journal and events -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from callboard_runtime.llm.provider import SCRIPTED
 
@@ -18,8 +19,31 @@ NOTHING_FETCHED = frozenset({"openai", "deepseek", "openrouter", SCRIPTED})
 """Providers whose requests are made of what was given, without any input or output."""
 
 
+_DELEGATIONS: WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadPoolExecutor] = WeakKeyDictionary()
+
+
+def delegation_threads(loop: asyncio.AbstractEventLoop) -> ThreadPoolExecutor:
+    """The loop's threads for delegations, which sit in them until a coworker is done.
+
+    The coworker's tools and requests need the default executor's: among as many delegations as that has threads,
+    nothing would go on. Only managers delegate, so none waits in here for another.
+    """
+    if (threads := _DELEGATIONS.get(loop)) is None:
+        threads = _DELEGATIONS[loop] = ThreadPoolExecutor(thread_name_prefix="delegation")
+    return threads
+
+
 class LoopThreads(ThreadPoolExecutor):
-    """A loop's default executor."""
+    """A loop's default executor; as many threads again are for the loop's delegations, and are closed with it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        super().__init__(most, thread_name_prefix="crew")
+        self._delegations = _DELEGATIONS[loop] = ThreadPoolExecutor(most, thread_name_prefix="delegation")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work, delegations included; the loop does it when it is closed."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._delegations.shutdown(wait, cancel_futures=cancel_futures)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `fn` in a thread, or at once if it only makes a request."""

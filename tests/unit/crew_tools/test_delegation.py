@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from callboard_runtime.crew.runtime import prepare_loop
+from callboard_runtime.llm.threads import delegation_threads
 from callboard_runtime.settings import Settings
-from unit.crew_world import CREWAI_WARNS, brief, config, prepare, run, stage
+from unit.crew_world import CREWAI_WARNS, brief, config, prepare, run, stage, tool
 
 from .tools import ASKED, resume, scripted
 
@@ -40,6 +45,28 @@ async def test_a_manager_delegates_and_answers(settings: Settings, tmp_path: Pat
         ("model", "answer"),
         ("model", "manager"),
     ]
+
+
+async def test_delegations_leave_the_threads_to_what_their_coworkers_need(settings: Settings, tmp_path: Path) -> None:
+    loop, answered = asyncio.get_running_loop(), {"when": {}, "replies": [{"text": "${tool_result}"}]}
+    loop.set_default_executor(ThreadPoolExecutor(2))
+    plain = {"when": {"stage": "answer"}, "replies": [{"tool_calls": [{"name": "plain"}]}, {"text": "${tool_result}"}]}
+    own = scripted(settings, tmp_path, delegation("answer", "answer", "answer"), plain, answered)
+    stages = stage("answer", visible=True, tools=["plain"])
+    tools = {"plain": tool("plain", "mytools:plain", timeout=2)}
+    ran = await run(brief("do it", config(stages, tools=tools, manager=True)), own)
+    given = [event["content"] for event in ran.of("TOOL_CALL_RESULT")]
+    assert given == ["plain x\ufffd"] * 6  # three of the tool, three of the delegations
+
+
+async def test_the_threads_of_delegations_close_with_their_loops() -> None:
+    loop = asyncio.get_running_loop()
+    prepare_loop(loop, 1)
+    threads = delegation_threads(loop)
+    assert await loop.run_in_executor(threads, threading.current_thread) is not threading.current_thread()
+    await loop.shutdown_default_executor()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        threads.submit(int)
 
 
 async def test_two_delegations_at_once_to_the_same_coworker(settings: Settings, tmp_path: Path) -> None:
