@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
-from callboard_runtime.llm.sse import EventReader, parse
+from callboard_runtime.llm.errors import ModelBadResponse, model_error
+from callboard_runtime.llm.sse import MAX_EVENT_BYTES, EventDecodeError, EventReader, parse
 
 LINES = st.sampled_from(
     [b"data: {}", b"data:x", b"data:  two", b"", b"", b": comment", b"event: e", b"id: 1", b"data: \xc3\xbc"]
@@ -32,6 +33,21 @@ async def test_events_are_those_of_the_sdk(lines: list[bytes], line_break: bytes
 async def _each(chunks: list[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
+
+
+@pytest.mark.parametrize("piece", [b"data: " + b"x" * 1000, b"data: " + b"x" * 1000 + b"\n"])
+def test_an_event_that_never_ends_is_refused(piece: bytes) -> None:
+    reader = EventReader()
+    pieces = itertools.repeat(piece, 2 * MAX_EVENT_BYTES // len(piece))
+    with pytest.raises(EventDecodeError) as caught:
+        assert not any(map(reader.feed, pieces))
+    assert isinstance(model_error(caught.value, "openai", "m"), ModelBadResponse)
+
+
+def test_events_that_end_may_be_many() -> None:
+    reader = EventReader()
+    event = b"data: " + b"x" * 100_000 + b"\n\n"
+    assert sum(len(reader.feed(event)) for _ in range(2 * MAX_EVENT_BYTES // len(event) + 1)) > 20
 
 
 def test_half_of_a_surrogate_pair_is_read() -> None:

@@ -13,6 +13,11 @@ import orjson
 from openai import APIError, AsyncStream
 
 DONE = b"[DONE]"
+MAX_EVENT_BYTES = 1024 * 1024  # of one event; no provider comes near it, and what never ends would fill the memory
+
+
+class EventDecodeError(ValueError):
+    """What was sent is no event that anyone could read."""
 
 
 class EventReader:
@@ -21,9 +26,13 @@ class EventReader:
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
+        self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of the events that are complete now; an event that never ends with an empty line is left out."""
+        """The data of the events that are complete now; an event that never ends with an empty line is left out.
+
+        Raises EventDecodeError above MAX_EVENT_BYTES of what is not complete.
+        """
         lines = (self._rest + chunk).splitlines(keepends=True)
         self._rest = b"" if not lines or lines[-1].endswith(b"\n") else lines.pop()
         events: list[bytes] = []
@@ -31,9 +40,13 @@ class EventReader:
             line = line.rstrip(b"\r\n")
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                self._data_bytes += len(line)
             elif not line and self._data:
                 events.append(b"\n".join(self._data))
                 self._data.clear()
+                self._data_bytes = 0
+        if len(self._rest) + self._data_bytes > MAX_EVENT_BYTES:
+            raise EventDecodeError(f"an event of the stream has more than {MAX_EVENT_BYTES} bytes")
         return events
 
 
