@@ -47,6 +47,14 @@ def drop(context: ToolContext):
 ANY = {"type": "object"}
 
 
+def test_text_may_mention_the_character_that_it_must_not_hold() -> None:
+    view = StateView()
+    view.replace({"note": "write \\u0000 and \\\\u0000"})
+    assert view.value == {"note": "write \\u0000 and \\\\u0000"}
+    with pytest.raises(StateError, match="NUL"):
+        view.replace({"note": "a\\\0"})
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "statetools.py").write_text(MODULE)

@@ -11,6 +11,8 @@ import jsonpatch  # pyright: ignore[reportMissingTypeStubs]
 import orjson
 from jsonpointer import JsonPointerException  # pyright: ignore[reportMissingTypeStubs]
 
+from callboard_runtime.domain.commands import has_nul
+
 Operation = dict[str, Any]
 
 
@@ -100,6 +102,6 @@ def _as_json(value: Any) -> Any:
         text = orjson.dumps(value)
     except TypeError as error:
         raise StateError(f"the shared state must be JSON: {error}") from None
-    if b"\\u0000" in text:
+    if has_nul(text):
         raise StateError("the shared state must not contain NUL characters")
     return orjson.loads(text)
