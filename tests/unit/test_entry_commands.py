@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 import uuid
 from typing import Any
 
@@ -87,6 +88,42 @@ def test_answers_go_to_the_paused_run() -> None:
     assert (accept.run_id, accept.leg_run_id, accept.answers[0].tool_call_id) == ("r", "r", "c")
     with pytest.raises(InvalidInput, match="ResumeCommand: answers"):
         ResumeCommand(thread_id="t", run_id="r", answers=[])
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"messages": [{"id": "a", "role": "assistant"}, {"id": ["my secret"], "content": "x"}]}, "messages.1.id"),
+        ({"messages": [{"message_id": {"my secret": 1}, "content": "x"}]}, "messages.0.message_id"),
+        ({"messages": [{"id": "a", "name": ("my secret",), "content": "x"}]}, "messages.0.name"),
+        ({"messages": [{"id": "a"}, {"id": "b", "content": ["my secret", object()]}]}, "messages.1"),
+        ({"messages": [{"id": "a", "content": {"my secret": 2**70}}]}, "messages.0"),
+        ({"messages": [{"id": "a", "content": "my secret \ud800"}]}, "messages.0"),
+        ({"tools": [{"name": "my secret", "parameters": {"properties": {"a": object()}}}]}, "tools.0"),
+        ({"context": [{"value": "my secret", "more": b"x"}]}, "context.0"),
+        ({"state": {"my secret": {1, 2}}}, "state"),
+        ({"state": {"my secret": ENDLESS}}, "state"),
+        ({"forwarded_props": {"my secret": object()}}, "forwardedProps"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_and_not_shown(values: dict[str, Any], field: str) -> None:
+    command = RunCommand(thread_id="t", run_id="r", **values)
+    with pytest.raises(InvalidInput, match=f"^{field}: must be ") as raised:
+        command.accept(5)
+    assert "secret" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("payload", [object(), {"my secret": 2**70}, ["my secret", b"\xff"], ENDLESS])
+def test_an_answer_that_cannot_be_sent_is_named_and_not_shown(payload: Any) -> None:
+    answers = [{"tool_call_id": f"c{n}", "status": "result", "payload": said} for n, said in enumerate(("x", payload))]
+    command = ResumeCommand(thread_id="t", run_id="r", answers=answers)
+    with pytest.raises(InvalidInput, match=r"^answers\.1: must be ") as raised:
+        command.accept(5)
+    assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
 class Published(Exception):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, cast
 from uuid import uuid4
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
@@ -60,7 +60,12 @@ class RunCommand(_Asked):
     )
 
     def accept(self, timeout: float) -> AcceptRun:
-        """The command that starts this run, worth accepting for `timeout` seconds; raises InvalidInput."""
+        """The command that starts this run, worth accepting for `timeout` seconds.
+
+        Raises InvalidInput naming the member; it never shows what the member contains.
+        """
+        canonical = self._canonical()
+        made = _digest(lambda: {"agentId": self.agent_id, "input": canonical}, canonical)
         check_schemas(self.tools)
         return AcceptRun(
             session_id=session_uuid(self.user_id, self.thread_id),
@@ -68,7 +73,7 @@ class RunCommand(_Asked):
             thread_id=self.thread_id,
             run_id=self.run_id,
             agent_id=self.agent_id,
-            digest=digest({"agentId": self.agent_id, "input": self._canonical()}),
+            digest=made,
             input=self._input(),
             strategy=self.strategy,
             not_after=_in(timeout),
@@ -92,9 +97,11 @@ class RunCommand(_Asked):
         }
 
     def _input(self) -> RunInput:
-        users = (message for message in self._shown() if message.get("role", "user") == "user")
+        users = [(place, said) for place, said in enumerate(self._shown()) if said.get("role", "user") == "user"]
         return RunInput(
-            messages=tuple(_new_message(self.run_id, number, message) for number, message in enumerate(users)),
+            messages=tuple(
+                _new_message(place, said, f"{self.run_id}:user:{n}") for n, (place, said) in enumerate(users)
+            ),
             tools=self.tools,
             context=self.context,
             state=self.state,
@@ -111,24 +118,64 @@ class ResumeCommand(_Asked):
     roles: tuple[str, ...] = ()
 
     def accept(self, timeout: float) -> AcceptResume:
-        """The command that answers, worth accepting for `timeout` seconds."""
+        """The command that answers, worth accepting for `timeout` seconds; raises InvalidInput naming the answer."""
         leg_run_id = self.leg_run_id or self.run_id
-        answers = [answer.model_dump(mode="json") for answer in self.answers]
+        asked = {"threadId": self.thread_id, "runId": leg_run_id}
         return AcceptResume(
             session_id=session_uuid(self.user_id, self.thread_id),
             user_id=self.user_id,
             roles=self.roles,
             run_id=self.run_id,
             leg_run_id=leg_run_id,
-            digest=digest({"threadId": self.thread_id, "runId": leg_run_id, "answers": answers}),
+            digest=_digest(lambda: asked | {"answers": list(map(_plain, self.answers))}, {"answers": self.answers}),
             answers=self.answers,
             not_after=_in(timeout),
         )
 
 
-def _new_message(run_id: str, number: int, message: Mapping[str, Any]) -> NewMessage:
-    message_id = message.get("id") or message.get("message_id") or f"{run_id}:user:{number}"
+def _new_message(place: int, message: Mapping[str, Any], default_id: str) -> NewMessage:
+    for field in ("id", "message_id", "name"):
+        if not isinstance(message.get(field), str | None):
+            raise InvalidInput(f"messages.{place}.{field}: must be text")
+    message_id = message.get("id") or message.get("message_id") or default_id
     return NewMessage(message_id=message_id, role="user", content=message.get("content"), name=message.get("name"))
+
+
+# -- digests of what may be no JSON -----------------------------------------------------------------------------------
+
+_NO_JSON = (TypeError, ValueError, RecursionError)
+_NEEDS_JSON = "must be JSON: text, numbers of at most 64 bits, true, false, None, and lists and dicts of these"
+
+
+def _digest(make: Callable[[], Mapping[str, Any]], members: Mapping[str, Any]) -> str:
+    """The digest of what `make` returns; raises InvalidInput naming which of `members` is no JSON."""
+    try:
+        return digest(make())
+    except _NO_JSON:
+        raise InvalidInput(f"{_first_without_json(members)}: {_NEEDS_JSON}") from None
+
+
+def _first_without_json(members: Mapping[str, Any]) -> str:
+    for name, value in members.items():
+        if _is_json(value):
+            continue
+        if not isinstance(value, list | tuple):
+            return name
+        parts = enumerate(cast(Sequence[Any], value))
+        return next((f"{name}.{place}" for place, part in parts if not _is_json(part)), name)
+    return "input"
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        digest({"value": _plain(value)})
+    except _NO_JSON:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, ToolAnswer) else value
 
 
 def _in(seconds: float) -> datetime:
