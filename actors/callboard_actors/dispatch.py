@@ -84,10 +84,10 @@ class Capacity:
     sent: int
     actors: int
 
-    def share(self, unwritten: int) -> int:
-        """Slots that this process may fill; `unwritten` wake-ups were sent and are not in `sent` yet."""
+    def share(self, unnoted: int) -> int:
+        """Slots that this process may fill; `unnoted` wake-ups are under way, or sent and not in `sent` yet."""
         free = max(0, self.total - self.open - self.sent)
-        return ceil(free / max(1, self.actors)) - unwritten
+        return ceil(free / max(1, self.actors)) - unnoted
 
 
 # An attempt counts as long as its process lists it, or could not list it yet: a row left open must not hold a slot.
@@ -127,7 +127,7 @@ class Dispatcher:
         self._free = 0
         self._broker_away = False
         self._unwritten: set[UUID] = set()
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], UUID] = {}
 
     def offer(self, wakeups: Iterable[Wakeup]) -> None:
         """Take wake-ups over; those that were just sent and wait for their note in the database are sent once more."""
@@ -142,13 +142,14 @@ class Dispatcher:
 
     def refresh(self, capacity: Capacity) -> None:
         """Replace what is believed of the workers by what the database says."""
-        self._free = capacity.share(len(self._unwritten))
+        self._free = capacity.share(len(self.unnoted))
         self._broker_away = False
         self._pump()
 
-    def is_unwritten(self, wakeup_id: UUID) -> bool:
-        """Whether it was sent without a note in the database so far."""
-        return wakeup_id in self._unwritten
+    @property
+    def unnoted(self) -> set[UUID]:
+        """What is under way, or was sent without a note in the database so far; a broker may confirm late."""
+        return self._unwritten.union(self._sending.values())
 
     def take_unwritten(self) -> list[UUID]:
         """What was sent since the last call, to be noted in the database."""
@@ -167,9 +168,10 @@ class Dispatcher:
     def _pump(self) -> None:
         while self._free > 0 and self.waiting and not self._broker_away:
             self._free -= 1
-            task = asyncio.create_task(self._deliver(self.waiting.pop()))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            wakeup = self.waiting.pop()
+            task = asyncio.create_task(self._deliver(wakeup))
+            self._sending[task] = wakeup.id
+            task.add_done_callback(self._sending.pop)
 
     async def _deliver(self, wakeup: Wakeup) -> None:
         try:

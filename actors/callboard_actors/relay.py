@@ -194,7 +194,8 @@ class OutboxRelay:
             OutboxItem(row.id, row.kind, row.partition, row.session_id, row.run_id, row.user_id, row.payload)
             for row in rows
         ]
-        return [item for item in items if item.id not in self._sent and not self.dispatcher.is_unwritten(item.id)]
+        known = self._sent | self.dispatcher.unnoted
+        return [item for item in items if item.id not in known]
 
     async def _forget_deleted(self) -> None:
         """Wake-ups of runs that ended meanwhile need not be sent."""

@@ -15,6 +15,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+import callboard_actors.publisher
 from callboard_actors.publisher import ActorPublisher
 from callboard_actors.relay import OutboxRelay
 from callboard_actors.writes import OutboxItem
@@ -279,6 +280,30 @@ async def test_wakeups_are_bounded_by_free_slots_and_fair_between_users(stage: S
     await stage.execute("UPDATE runs SET status = 'succeeded' WHERE id = :r", r=sent[0].run_id)
     await inbox.until(4)
     assert len(set(inbox.tasks[:4])) == 4
+
+
+async def test_a_broker_that_holds_its_confirmations_gets_no_more_than_the_free_slots(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one with an alarm does; looks at the table go on, and rows that nobody noted as sent become due again."""
+    monkeypatch.setattr(callboard_actors.publisher, "CONFIRM_TIMEOUT", 60.0)
+    async with TcpProxy.for_url(stage.url) as proxy:
+        relay = await stage.relay(url=proxy.url(stage.url), running=False)
+        await stage.process("w", "worker", 2)
+        many = [await stage.run("many") for _ in range(6)]
+        await relay._tick()  # pyright: ignore[reportPrivateUsage]
+        proxy.pause()
+        relay.committed(many)
+        inbox = await stage.listen(topology.WORKER_QUEUE)
+        for _ in range(3):
+            await stage.age(5)
+            await relay._tick()  # pyright: ignore[reportPrivateUsage]
+        assert relay.dispatcher.unnoted == {item.id for item in many[:2]}
+        assert sorted(relay.dispatcher.waiting.ids) == sorted(item.id for item in many[2:])
+        proxy.resume()
+        await inbox.until(2)
+        await relay.stop()
+        assert inbox.tasks == [task_of(item) for item in many[:2]]
 
 
 async def test_the_end_of_a_run_frees_its_slot_at_once(stage: Stage) -> None:

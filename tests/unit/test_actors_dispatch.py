@@ -23,18 +23,23 @@ def free(slots: int) -> Capacity:
 
 
 class Sent:
-    """Notes what is sent; fails while the broker is away."""
+    """Notes what is sent; fails while the broker is away, and waits while it holds its confirmations."""
 
     def __init__(self) -> None:
         self.users: list[str] = []
         self.ids: list[uuid.UUID] = []
         self.away = False
+        self.confirms = asyncio.Event()
+        self.confirms.set()
 
     async def __call__(self, sent: Wakeup) -> None:
         if self.away:
             raise Unavailable("the broker is away")
         self.users.append(sent.user_id)
         self.ids.append(sent.id)
+        await self.confirms.wait()
+        if self.away:
+            raise Unavailable("the broker went away")
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30))))
@@ -108,6 +113,43 @@ async def test_what_was_sent_and_not_noted_yet_keeps_its_slot() -> None:
     assert len(sent.users) == 4
     assert set(dispatcher.take_unwritten()) == set(sent.ids)
     assert dispatcher.take_unwritten() == []
+
+
+async def test_what_the_broker_has_not_confirmed_yet_keeps_its_slot() -> None:
+    sent = Sent()
+    sent.confirms.clear()
+    dispatcher = Dispatcher(sent)
+    dispatcher.offer([wakeup("a", number) for number in range(10)])
+    for _ in range(5):
+        dispatcher.refresh(free(3))
+        await asyncio.sleep(0)
+    dispatcher.offer([wakeup("b")])
+    assert sent.ids == [wakeup("a", number).id for number in range(3)]
+    assert dispatcher.unnoted == set(sent.ids)
+    sent.confirms.set()
+    await dispatcher.settle()
+    dispatcher.refresh(free(4))  # the three are counted once, though they were under way and now wait for their note
+    await dispatcher.settle()
+    assert len(sent.ids) == 4
+    assert set(dispatcher.take_unwritten()) == set(sent.ids)
+    assert dispatcher.unnoted == set()
+
+
+async def test_slots_of_wakeups_that_the_broker_refused_late_are_free_again() -> None:
+    sent = Sent()
+    sent.confirms.clear()
+    dispatcher = Dispatcher(sent)
+    dispatcher.offer([wakeup("a", number) for number in range(2)])
+    dispatcher.refresh(free(1))
+    await asyncio.sleep(0)
+    sent.away = True
+    sent.confirms.set()
+    await dispatcher.settle()
+    assert dispatcher.unnoted == set()
+    sent.away = False
+    dispatcher.refresh(free(2))
+    await dispatcher.settle()
+    assert dispatcher.unnoted == {wakeup("a", number).id for number in range(2)}
 
 
 async def test_a_broker_that_is_away_loses_nothing() -> None:
