@@ -444,12 +444,23 @@ async def test_what_a_refused_command_carried_travels_with_the_next(broker_url: 
     assert [record.key for record in last.records] == ["a"]
 
 
+async def test_answers_that_come_while_a_command_waits_never_outgrow_the_next(broker_url: str) -> None:
+    keys = [f"answer {number}" for number in range(60)]
+    async with world(broker_url) as w:
+        await w.attempt.begin(*map(begin, keys))
+        await asyncio.gather(*(w.attempt.record(answered(key, "x" * 20_000)) for key in keys))
+        await w.attempt.finish()
+    assert isinstance(w.log.taken[-1], FinishRun)
+    carried = [record.key for command in w.log.taken for record in getattr(command, "records", ())]
+    assert sorted(carried) == sorted(keys)
+
+
 async def test_what_a_tool_came_to_and_what_is_large_is_recorded_at_once(broker_url: str) -> None:
     async with world(broker_url) as w:
         await w.attempt.begin(begin("a"))
         await w.attempt.record(answered("a"))
         await w.attempt.record(StepRecord(key="tool:1", result={"content": "done"}))
-        await w.attempt.record(answered("b", "x" * held_module.SMALL))
+        await w.attempt.record(answered("b", "x" * held_module.MAX_HELD_BYTES))
     _, second, third = w.log.taken
     assert isinstance(second, RecordStep)
     assert [record.key for record in second.records] == ["a", "tool:1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from decimal import Decimal
 from types import SimpleNamespace
@@ -11,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard_runtime.llm.answer import MAX_ANSWER_CHARACTERS, MAX_TOOL_CALLS, AnswerBuilder
+from callboard_runtime.agui.stream import RunStream
+from callboard_runtime.crew.memory_journal import MemorySink
+from callboard_runtime.crew.stages import StageSteps
+from callboard_runtime.crew.view import StageView
+from callboard_runtime.domain.commands import MAX_COMMAND_BYTES, RecordStep, StepRecord, encode_command
+from callboard_runtime.entry.attempt import MOST_EVENTS
+from callboard_runtime.entry.held import MAX_HELD_BYTES
+from callboard_runtime.llm.answer import MAX_ANSWER_BYTES, MAX_TOOL_CALLS, AnswerBuilder
 from callboard_runtime.llm.errors import (
     ModelAuth,
     ModelBadResponse,
@@ -24,7 +32,17 @@ from callboard_runtime.llm.errors import (
     model_error,
     reason,
 )
-from callboard_runtime.llm.messages import CallDelta, Cleaner, Delta, ModelCall, ToolCall, Usage, clean, wire_messages
+from callboard_runtime.llm.messages import (
+    CallDelta,
+    Cleaner,
+    Delta,
+    ModelAnswer,
+    ModelCall,
+    ToolCall,
+    Usage,
+    clean,
+    wire_messages,
+)
 from callboard_runtime.llm.prices import cost
 from callboard_runtime.llm.provider import Target
 
@@ -98,13 +116,47 @@ def whole(deltas: list[Delta]) -> None:
     [
         [Delta(finish="stop")],
         [Delta(calls=(CallDelta(0, "x", None, "{}"),))],
-        [Delta(text="x" * (MAX_ANSWER_CHARACTERS + 1))],
+        [Delta(text="x" * (MAX_ANSWER_BYTES + 1))],
+        [Delta(reasoning="\u4e2d" * (MAX_ANSWER_BYTES // 3 + 1))],
+        [Delta(calls=(CallDelta(0, "x" * MAX_ANSWER_BYTES, "t"),))],
         [Delta(calls=tuple(CallDelta(n, None, "t") for n in range(MAX_TOOL_CALLS + 1)))],
     ],
 )
 def test_an_answer_that_makes_no_sense_is_a_bad_response(deltas: list[Delta]) -> None:
     with pytest.raises(ModelBadResponse):
         whole(deltas)
+
+
+def largest(made: AnswerBuilder, piece: str, where: str) -> ModelAnswer:
+    """The last answer before the one that is refused."""
+    delta = Delta(text=piece) if where == "text" else Delta(calls=(CallDelta(0, "x", "t", piece),))
+    answer = made.partial()
+    for _ in range(1024 * 1024 // len(piece)):
+        answer = made.partial()
+        try:
+            made.feed(delta)
+        except ModelBadResponse:
+            return answer
+    return answer
+
+
+@pytest.mark.parametrize("character", ["x", "\u4e2d", '"', "\n", "\x01", "\U0001f600"])
+@pytest.mark.parametrize("where", ["text", "arguments"])
+def test_the_largest_answer_fits_into_a_command_beside_events_and_held_work(character: str, where: str) -> None:
+    stream = RunStream(MemorySink())
+    view = StageView(stream, StageSteps(stream), visible=True)
+    answer = largest(AnswerBuilder(view, {}), character * 2048, where)
+    view.calls(answer.tool_calls)
+    command = RecordStep(
+        session_id=uuid.uuid4(),
+        run_id=uuid.uuid4(),
+        epoch=1,
+        ordinal=1,
+        records=(StepRecord(key="k" * 400, result=answer.to_result()),),
+        messages=view.messages(answer),
+    )
+    size = len(encode_command(command))
+    assert MAX_ANSWER_BYTES < size < MAX_COMMAND_BYTES - MOST_EVENTS // 4 - MAX_HELD_BYTES
 
 
 def test_crewais_private_keys_do_not_leave() -> None:

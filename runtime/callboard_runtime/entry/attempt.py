@@ -39,7 +39,7 @@ from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
 from callboard_runtime.entry.brief import JournalRow
-from callboard_runtime.entry.held import Carrier, HeldWork, Work, may_wait
+from callboard_runtime.entry.held import Carrier, HeldWork, Work
 from callboard_runtime.errors import CallboardError, Fenced, RunCancelling, StaleEpoch, Unavailable
 from callboard_runtime.faults import fault_point
 from callboard_runtime.stream.emitter import EventEmitter, Leg
@@ -121,8 +121,8 @@ class Attempt:
         whatever comes next: the command of the next step or of the end takes it along. Works while the run is being
         cancelled, too. Raises StaleEpoch, TooLarge, Unavailable past the deadline.
         """
-        if state is None and may_wait(records) and self.halt_reason is not Halt.LOST:
-            self._held.add(Work(records, tuple(messages)))
+        lost = self.halt_reason is Halt.LOST
+        if state is None and not lost and self._held.hold(Work(records, tuple(messages))):
             return
         await self._record(records, tuple(messages), state)
 

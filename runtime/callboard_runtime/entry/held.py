@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
-
-import orjson
 
 from callboard_runtime.domain.commands import BeginStep, FinishRun, RecordStep, ReleaseRun, RequestTools, StepRecord
 from callboard_runtime.domain.run_input import NewMessage
 
 LINGER = 0.25  # seconds after which records travel alone
-SMALL = 64 * 1024  # bytes; a larger record travels at once, so that the command that is due stays small
+MAX_HELD_BYTES = 64 * 1024  # what does not fit travels at once, so that the command that is due has room for its own
 
 Carrier = TypeVar("Carrier", BeginStep, RecordStep, ReleaseRun, FinishRun, RequestTools)
 
@@ -34,17 +32,9 @@ class Work:
             return command
         return command.but(records=(*self.records, *command.records), messages=(*self.messages, *command.messages))
 
-
-def may_wait(records: Sequence[StepRecord]) -> bool:
-    """Whether losing these records with the process costs no more than asking a model again.
-
-    A tool's outcome is never held back: nobody could say later whether the tool had run.
-    """
-    return all(record.usage is not None for record in records) and sum(map(_size, records)) <= SMALL
-
-
-def _size(record: StepRecord) -> int:
-    return len(orjson.dumps(record.result))
+    def bytes(self) -> int:
+        """Its size inside a command."""
+        return sum(len(item.model_dump_json().encode()) + 1 for item in (*self.records, *self.messages))
 
 
 class HeldWork:
@@ -53,29 +43,45 @@ class HeldWork:
     def __init__(self, on_overdue: Callable[[], None]) -> None:
         self._on_overdue = on_overdue
         self._work = Work()
+        self._bytes = 0  # of the work
+        self._away = 0  # bytes of what was taken last: it may come back
         self._timer: asyncio.TimerHandle | None = None
 
     def __bool__(self) -> bool:
         return bool(self._work)
 
-    def add(self, work: Work) -> None:
+    def hold(self, work: Work) -> bool:
+        """Keep the work if it may wait: losing it with the process costs no more than asking a model again.
+
+        A tool's outcome may not: nobody could say later whether the tool had run. Nor may what, with the rest, would
+        be more than MAX_HELD_BYTES.
+        """
+        if not all(record.usage is not None for record in work.records):
+            return False
+        if (size := work.bytes()) + self._bytes + self._away > MAX_HELD_BYTES:
+            return False
         self._work = Work((*self._work.records, *work.records), (*self._work.messages, *work.messages))
+        self._bytes += size
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER, self._overdue)
+        return True
 
     def take(self) -> Work:
         """All of it; whoever takes it sends it, or puts it back."""
         work, self._work = self._work, Work()
+        self._away, self._bytes = self._bytes, 0
         self._stop()
         return work
 
     def put_back(self, work: Work) -> None:
         """The command that carried it was refused: it is still due, before what has come since."""
         self._work = Work((*work.records, *self._work.records), (*work.messages, *self._work.messages))
+        self._bytes, self._away = self._bytes + self._away, 0
 
     def drop(self) -> None:
         """Nothing more is sent."""
         self._work = Work()
+        self._bytes = self._away = 0
         self._stop()
 
     def _overdue(self) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import orjson
+
 from callboard_runtime.llm.errors import ModelBadResponse
 from callboard_runtime.llm.messages import CallDelta, Cleaner, Delta, ModelAnswer, ToolCall, Usage, clean
 
 MAX_TOOL_CALLS = 64
-MAX_ANSWER_CHARACTERS = 512 * 1024  # an answer must fit into one command to the actor
+MAX_ANSWER_BYTES = 360 * 1024  # as JSON: a command of 1 MiB has it twice, in a record and a message, and more beside it
+_CALL_BYTES = 256  # what a call takes beside its names and arguments
 
 
 class AnswerView(Protocol):
@@ -53,6 +56,7 @@ class AnswerBuilder:
         self._calls: dict[int, _Call] = {}
         self._cleaners = (Cleaner(), Cleaner())
         self._characters = 0
+        self._bytes = 0
         self._finish = ""
         self.usage: Usage | None = None
 
@@ -80,8 +84,8 @@ class AnswerBuilder:
         self._add_text(self._cleaners[0].feed(delta.text))
         for piece in delta.calls:
             self._add_call(piece)
-        if self._characters > MAX_ANSWER_CHARACTERS:
-            raise ModelBadResponse(f"the answer is longer than {MAX_ANSWER_CHARACTERS} characters")
+        if self._bytes > MAX_ANSWER_BYTES:
+            raise ModelBadResponse(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
 
     def answer(self) -> ModelAnswer:
         """The whole answer; raises ModelBadResponse when it has neither text nor tool calls."""
@@ -109,13 +113,13 @@ class AnswerBuilder:
     def _add_text(self, text: str) -> None:
         if text:
             self._text.append(text)
-            self._characters += len(text)
+            self._count(text)
             self._view.text(text)
 
     def _add_reasoning(self, text: str) -> None:
         if text:
             self._reasoning.append(text)
-            self._characters += len(text)
+            self._count(text)
             self._view.reasoning(text)
 
     def _add_call(self, piece: CallDelta) -> None:
@@ -134,12 +138,22 @@ class AnswerBuilder:
         wire_id = clean(piece.id or "")
         call = _Call(f"call_{uuid.uuid4().hex}", wire_id, wire_name, self._names.get(wire_name, _safe(wire_name)))
         self._calls[piece.index] = call
+        self._bytes += _CALL_BYTES + _json_bytes(wire_id) + 2 * _json_bytes(wire_name)
         return call
 
     def _add_arguments(self, call: _Call, text: str) -> None:
         if text:
             call.arguments.append(text)
-            self._characters += len(text)
+            self._count(text)
+
+    def _count(self, text: str) -> None:
+        self._characters += len(text)
+        self._bytes += _json_bytes(text)
+
+
+def _json_bytes(text: str) -> int:
+    """Bytes of the text inside a JSON document, where quotes and line breaks take two."""
+    return len(orjson.dumps(text)) - 2
 
 
 def _safe(name: str) -> str:
