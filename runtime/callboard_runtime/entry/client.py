@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.broker.commander import RETRY_AFTER, CommandClient
 from callboard_runtime.broker.large_commands import send_any_size
 from callboard_runtime.domain.commands import MAX_CLAIM_BYTES, MAX_COMMAND_BYTES, AcceptResume, AcceptRun, RunAnswer
 from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.entry.run_command import ResumeCommand, RunCommand
-from callboard_runtime.errors import CallboardError, TooLarge
+from callboard_runtime.errors import CallboardError, TooLarge, Unavailable
 from callboard_runtime.persistence.claims import keep_command
-from callboard_runtime.persistence.database import create_engine
+from callboard_runtime.persistence.database import close_engine, create_engine
 from callboard_runtime.settings import Settings
 
 SPARE = 5.0  # seconds that a caller waits beyond the command's own time
@@ -37,7 +37,10 @@ class BlockingClient:
 
     def send(self, command: RunCommand | ResumeCommand) -> RunAnswer:
         """Returns once the command is durable. Raises what it was refused with, and Unavailable."""
-        return self._thread.run(self._send(command.accept(self._timeout)), self._timeout + SPARE)
+        try:
+            return self._thread.run(self._send(command.accept(self._timeout)), self._timeout + SPARE)
+        except TimeoutError:  # its own time ran out long before: it hangs in what cannot be cancelled
+            raise Unavailable("the command was not sent in time", retry_after=RETRY_AFTER) from None
 
     def close(self) -> None:
         self._thread.run(self._commands.close(), SPARE)
@@ -58,7 +61,7 @@ class BlockingClient:
         try:
             return await keep_command(engine, session_id, body)
         finally:
-            await engine.dispose()
+            await close_engine(engine)
 
 
 _client: BlockingClient | None = None
