@@ -12,13 +12,14 @@ from typing import Any, Self
 
 import asyncpg
 
-from callboard_runtime.errors import SettingsError, Unavailable
+from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence.database import (
     COMMAND_TIMEOUT,
     CONNECT_TIMEOUT,
     STATEMENTS,
     driver_arguments,
     is_outage,
+    raise_if_behind,
 )
 from callboard_runtime.settings import Settings
 
@@ -59,7 +60,7 @@ class Connections:
         )
 
     async def fetch(self, statement: str, *parameters: object) -> list[Any]:
-        """The rows of one statement, committed with it; raises Unavailable for an outage."""
+        """The rows of one statement, committed with it; raises Unavailable for an outage or a schema to come."""
         async with _outages():
             connection = await self._pool.acquire()
             try:
@@ -85,12 +86,11 @@ async def _as_it_is(_: Any) -> None:
 async def _outages() -> AsyncGenerator[None]:
     try:
         yield
-    except asyncpg.UndefinedTableError as error:
-        raise SettingsError("the database lacks a table: run `callboard migrate`") from error
     except Exception as error:
         if is_outage(error) or _was_closed(error):
             name = type(error).__name__
             raise Unavailable(f"the database is away ({name}); nothing is lost, try again") from error
+        raise_if_behind(error)
         raise
 
 

@@ -33,7 +33,7 @@ from callboard_runtime.domain.ids import new_id
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.observe import endpoint
-from callboard_runtime.observe.health import Check, Health, database_answers
+from callboard_runtime.observe.health import Check, Health, database_answers, schema_is_there
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.persistence.database import close_engine, connect, create_engine
 from callboard_runtime.persistence.heartbeats import Heartbeat
@@ -133,6 +133,7 @@ async def _start(
     await _until_there("the broker", app.start)
     checks: Mapping[str, Check] = {
         "database": database_answers(engine),
+        "schema": schema_is_there(engine),
         "broker": lambda: app.connected and publisher.connected and commands.connected,
     }
     letters, look = DeadLetterWatch(await app.broker.connect()), metrics.DatabaseLook(engine)

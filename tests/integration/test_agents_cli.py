@@ -62,7 +62,7 @@ def test_a_database_without_tables_says_what_to_do(
 ) -> None:
     migrate.downgrade(postgres_url, "base")
     assert run("agents", "list") == 2
-    assert "error: the database has no tables yet: run `callboard migrate`" in capsys.readouterr().err
+    assert "error: the database lacks a table: run `callboard migrate`" in capsys.readouterr().err
 
 
 # -- agents -----------------------------------------------------------------------------------------------------------

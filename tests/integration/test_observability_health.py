@@ -7,7 +7,8 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from callboard_runtime.embedded.paths import free_port
 from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.errors import SettingsError
 from callboard_runtime.observe import endpoint, health
+from callboard_runtime.persistence.database import create_engine
 from callboard_runtime.settings import MetricsSettings, Settings
 from services.proxy import TcpProxy
 from waiting import until
@@ -40,6 +42,18 @@ async def ask(port: int, path: str) -> Answer | None:
     return await asyncio.to_thread(get)
 
 
+@asynccontextmanager
+async def without_table(postgres_url: str, table: str) -> AsyncGenerator[None]:
+    """As before the migration that brings it."""
+    engine = create_engine(postgres_url, pool=1)
+    async with engine.begin() as db:
+        await db.exec_driver_sql(f"ALTER TABLE {table} RENAME TO to_come")
+    yield
+    async with engine.begin() as db:
+        await db.exec_driver_sql(f"ALTER TABLE to_come RENAME TO {table}")
+    await engine.dispose()
+
+
 async def test_readiness_follows_the_services(
     postgres_url: str,
     redis_url: str,
@@ -47,6 +61,7 @@ async def test_readiness_follows_the_services(
     embedded_amqp_url: str,
     tcp_proxy: Callable[[str], Awaitable[TcpProxy]],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     # A process sets its collector once; this one is pytest's, with what other tests have left.
     monkeypatch.setattr(wiring, "leave_loaded_alone", lambda: None)
@@ -72,14 +87,20 @@ async def test_readiness_follows_the_services(
     try:
         await until(lambda: says(False, started=False), "an answer before the services are there")
         assert await ask(port, "/healthz") == (200, {"status": "ok"})
-        await database.accept()
-        await until(lambda: says(True, database=True, broker=True), "readiness")
+        async with without_table(postgres_url, "partitions"):
+            await database.accept()
+            await until(lambda: "lacks a table: run `callboard migrate`" in caplog.text, "what it waits for")
+            assert await says(False, started=False)
+        await until(lambda: says(True, database=True, schema=True, broker=True), "readiness")
         for proxy, name in ((broker, "broker"), (database, "database")):
             await proxy.refuse()
             await until(lambda name=name: says(False, **{name: False}), f"unreadiness without the {name}")
             assert await ask(port, "/healthz") == (200, {"status": "ok"})
             await proxy.accept()
             await until(lambda: says(True, database=True, broker=True), f"readiness with the {name} back")
+        async with without_table(postgres_url, "webhook_deliveries"):
+            await until(lambda: says(False, database=True, schema=False), "unreadiness without a table")
+        await until(lambda: says(True, schema=True), "readiness with the table back")
         assert (await ask(port, "/nowhere") or (0, {}))[0] == 404
     finally:
         serving.cancel()

@@ -16,10 +16,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_runtime.persistence.database import connect
+from callboard_runtime.persistence.tables import Base
 
 CHECK_TIMEOUT = 2.0  # seconds
 LOOP_TIMEOUT = 4.0  # seconds until a loop counts as busy
 DEAD_LOOP = 20.0  # seconds until it counts as stuck
+
+_LACKING = text("""
+SELECT count(*) FROM unnest(CAST(:tables AS text[]), CAST(:columns AS text[])) AS needed (tab, col)
+WHERE NOT EXISTS (
+  SELECT 1 FROM pg_attribute a
+  WHERE a.attrelid = to_regclass(quote_ident(needed.tab)) AND a.attname = needed.col AND NOT a.attisdropped
+)
+""")
 
 Check = Callable[[], bool | Awaitable[bool]]
 Probe = Callable[[], Awaitable[None]]
@@ -86,6 +95,18 @@ def database_answers(engine: AsyncEngine) -> Check:
         async with connect(engine) as connection:
             await connection.execute(text("SELECT 1"))
         return True
+
+    return check
+
+
+def schema_is_there(engine: AsyncEngine) -> Check:
+    """A check that the database has every table and column of this release; a later schema may have more."""
+    needed = [(table.name, column.name) for table in Base.metadata.sorted_tables for column in table.columns]
+    values = {"tables": [table for table, _ in needed], "columns": [column for _, column in needed]}
+
+    async def check() -> bool:
+        async with connect(engine) as connection:
+            return (await connection.execute(_LACKING, values)).scalar_one() == 0
 
     return check
 

@@ -30,7 +30,7 @@ CLOSE_TIMEOUT = 5.0  # seconds for all connections together
 POOL_TIMEOUT = 10.0  # seconds to wait for a free connection
 STATEMENTS = 256  # prepared statements kept per connection
 DEFAULT_POOL = 10
-_UNDEFINED_TABLE = "42P01"
+_LACKS = {"42P01": "table", "42703": "column"}  # by SQLSTATE
 
 _AWAY = (
     asyncpg.PostgresConnectionError,
@@ -45,6 +45,12 @@ _AWAY = (
     socket.gaierror,
     PoolTimeout,
 )
+
+
+class SchemaBehind(SettingsError, Unavailable):
+    """The database lacks what this release needs: an outage to those who can wait, a wrong setup to the others."""
+
+    code = Unavailable.code
 
 
 def create_engine(
@@ -139,7 +145,7 @@ async def close_engine(engine: AsyncEngine) -> None:
 async def connect(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     """A connection for reads; what is not committed inside is rolled back.
 
-    Raises Unavailable for an outage, SettingsError for a database that was never migrated.
+    Raises Unavailable for an outage, and its child SchemaBehind for a database that this release's migrations miss.
     """
     async with _outages(), engine.connect() as connection:
         yield connection
@@ -170,9 +176,15 @@ async def _outages() -> AsyncGenerator[None]:
         if is_outage(error):
             name = type(_driver_error(error)).__name__
             raise Unavailable(f"the database is away ({name}); nothing is lost, try again") from error
-        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _UNDEFINED_TABLE:
-            raise SettingsError("the database has no tables yet: run `callboard migrate`") from error
+        raise_if_behind(error)
         raise
+
+
+def raise_if_behind(error: BaseException) -> None:
+    """Raises SchemaBehind for a statement that met a schema older than this release: it works after the migration."""
+    lacks = _LACKS.get(getattr(_driver_error(error), "sqlstate", None) or "")
+    if lacks:
+        raise SchemaBehind(f"the database lacks a {lacks}: run `callboard migrate`") from error
 
 
 def is_outage(error: BaseException) -> bool:
