@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid5
 
-from callboard_actors.replies import Decided
+from callboard_actors.replies import Decided, opened_leg
 from callboard_runtime.domain import events as e
 from callboard_runtime.domain.state_snapshot import ActiveRun, QueuedRun, RunStatus
 
@@ -48,7 +48,7 @@ def _first_attempt(decided: Decided) -> bool:
 
 def _announcement(decided: Decided, run_id: UUID, name: str, about: dict[str, Any]) -> Announcement:
     run = _find(decided, run_id)
-    leg = run.leg if isinstance(run, ActiveRun) else 1
+    leg = opened_leg(decided, run_id) or (run.leg if isinstance(run, ActiveRun) else 1)
     message_id = uuid5(run_id, f"{name}-{leg}")
     body = {
         "id": str(message_id),

@@ -109,9 +109,14 @@ def group_committed(group: Sequence[Versioned], seconds: float) -> None:
                 count(event)
 
 
+def _leg_opened(event: e.LegOpened) -> None:
+    if event.deadline is not None:  # else nobody is to start it: it only holds the end of a paused run
+        RUNS_RESUMED.inc()
+
+
 _COUNTED: dict[type, Callable[[Any], None]] = {
     e.RunAccepted: lambda _: RUNS_ACCEPTED.inc(),
-    e.LegOpened: lambda _: RUNS_RESUMED.inc(),
+    e.LegOpened: _leg_opened,
     e.ToolsRequested: lambda _: RUNS_PAUSED.inc(),
     e.AttemptStarted: lambda _: EPOCHS.labels("attempt").inc(),
     e.EpochTaken: lambda _: EPOCHS.labels("actor").inc(),

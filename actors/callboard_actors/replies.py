@@ -26,6 +26,12 @@ class Decided:
     events: Sequence[e.Event]
 
 
+def opened_leg(decided: Decided, run_id: UUID) -> int | None:
+    """The leg that the command opened in this run: for what comes next, or for a paused run's end."""
+    legs = [event.leg for event in decided.events if isinstance(event, e.LegOpened) and event.run_id == run_id]
+    return legs[-1] if legs else None
+
+
 def answer(decided: Decided) -> c.Reply:
     refused = [event.error for event in decided.events if isinstance(event, e.CommandRefused)]
     if refused:
@@ -63,7 +69,7 @@ def _name_of_leg(decided: Decided, command: c.AcceptResume, run_id: UUID) -> str
 def _run(decided: Decided, command: c.AcceptRun | c.CancelRun) -> c.Reply:
     known = decided.facts.run
     run = known.run_id if known else run_uuid(command.user_id, command.run_id)
-    leg = known.leg if known else 1
+    leg = opened_leg(decided, run) or (known.leg if known else 1)
     if known and isinstance(command, c.AcceptRun):
         leg = known.digests.get((command.run_id, command.digest), leg)
     thread = decided.after.thread_id

@@ -203,6 +203,7 @@ def _open_leg(at: _At, run_id: UUID, leg: int, user_id: str, client_run_id: str,
 
 def _leg_opened(at: _At, event: e.LegOpened) -> None:
     _open_leg(at, event.run_id, event.leg, at.after.user_id, event.client_run_id, event.digest)
+    at.writes.update("runs", {"id": event.run_id, "leg": event.leg})
 
 
 def _run_dispatched(at: _At, event: e.RunDispatched) -> None:
@@ -348,10 +349,8 @@ def _run_ended(at: _At, event: e.RunEnded) -> None:
 
 def _run_before(at: _At, run_id: UUID) -> UsageTotals | None:
     """The ended run's totals: those before the turn, plus what the session gained in it."""
-    run: ActiveRun | None = at.before.active
-    if run is None or run.run_id != run_id:
-        return None
-    return _gain(run.usage, at.before.usage, at.after.usage)
+    run = at.before.active
+    return _gain(run.usage, at.before.usage, at.after.usage) if run is not None and run.run_id == run_id else None
 
 
 def _gain(run: UsageTotals, before: UsageTotals, after: UsageTotals) -> UsageTotals:

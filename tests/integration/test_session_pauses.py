@@ -184,7 +184,11 @@ async def test_cancelling_a_paused_run_ends_it_with_a_terminal_of_its_own(it: Ac
     cancel = c.CancelRun(session_id=SESSION, user_id=USER, run_id="r1", not_after=utcnow() + timedelta(seconds=30))
     ended = await it.send(cancel)
     assert isinstance(ended, c.RunAnswer)
-    assert ended.status is RunStatus.CANCELLED
+    assert (ended.status, ended.leg) == (RunStatus.CANCELLED, 2)
+    assert await it.send(cancel) == ended
+    assert await it.rows("SELECT leg, status FROM runs") == [{"leg": 2, "status": "cancelled"}]
+    [told] = [i.payload["body"] for i in it.outbox if i.kind == "integration" and i.payload["name"] == "cancelled"]
+    assert told["leg"] == 2
     assert [event["type"] for event in (await log(it))[-2:]] == ["RUN_STARTED", "RUN_FINISHED"]
     with pytest.raises(ToolResultMismatch):
         await it.send(answer("leg-2", APPROVED))

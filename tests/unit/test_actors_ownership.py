@@ -16,11 +16,8 @@ from waiting import until
 class Unsettled:
     """A delivery that nobody settles."""
 
-    redelivered = False
-
     def ack(self) -> None: ...
     def reject(self) -> None: ...
-    def retry(self) -> None: ...
 
 
 class Kept:
