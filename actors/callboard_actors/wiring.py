@@ -29,6 +29,7 @@ from callboard_actors.store import PostgresStore
 from callboard_actors.sweeper import Sweeper
 from callboard_actors.webhooks import WebhookDeliverer
 from callboard_runtime.broker.commander import CommandClient
+from callboard_runtime.broker.connection import is_real_cancellation
 from callboard_runtime.domain.ids import new_id
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.garbage import leave_loaded_alone
@@ -167,6 +168,8 @@ async def _until_there(what: str, attempt: Callable[[], Awaitable[None]]) -> Non
         try:
             return await attempt()
         except (Unavailable, *CONNECTION_EXCEPTIONS, ProgrammingError) as error:
+            if is_real_cancellation():  # an outage in the same moment must not hide it
+                raise asyncio.CancelledError from error
             if tries % SAY_EVERY == 0:
                 logger.warning("waiting for %s: %s", what, _first_line(error), extra={"action": "waiting"})
             tries += 1
