@@ -64,7 +64,7 @@ def resolved(agent_id: str, flow: str | None = None) -> RuntimeConfig:
 def brief(text: str, agent_id: str = "travel", *, flow: str | None = None, **more: Any) -> RunBrief:
     fields: dict[str, Any] = {
         "session_id": uuid4(), "run_id": uuid4(), "user_id": "ada", "thread_id": "thread", "leg_run_id": "run",
-        "agent_id": agent_id, "leg": 1, "epoch": 1, "attempt": 1, "config": resolved(agent_id, flow),
+        "agent_id": agent_id, "leg": 1, "config": resolved(agent_id, flow),
         "input": RunInput(tools=(SET_PLAN,)), "history": (HistoryMessage("user", text),),
     }  # fmt: skip
     return RunBrief(**(fields | more))
@@ -163,6 +163,7 @@ async def test_a_frontend_tool_pauses_and_its_answer_is_a_fresh_kickoff(settings
     paused = await Ran(brief("call:set_plan:Oslo")).run(settings)
     assert paused.outcome is not None
     [call] = paused.outcome.calls
+    assert (call.requested_at, call.expires_at) == (None, None), "the actor's clock says when"
     assert (call.tool_name, call.args, call.status) == ("set_plan", {"label": "Oslo"}, ToolCallStatus.PENDING_RESULT)
     assert paused.of("TOOL_CALL_START")[0]["toolCallId"] == call.tool_call_id
     answered = call.model_copy(update={"status": ToolCallStatus.EXECUTED, "answer": {"payload": "shown"}})

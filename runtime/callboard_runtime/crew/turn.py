@@ -9,7 +9,6 @@ import asyncio
 import contextvars
 import hashlib
 import uuid
-from datetime import timedelta
 from typing import Any, cast
 
 import orjson
@@ -18,7 +17,6 @@ from callboard_runtime.crew.context import PLACE, Place, RunContext
 from callboard_runtime.crew.pause import ReplayDiverged, RunPaused, RunStopped
 from callboard_runtime.crew.toolbox import Asked, Offer, Toolbox
 from callboard_runtime.domain.commands import StepBegin, StepRecord
-from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallStatus
 from callboard_runtime.domain.tool_policy import ToolMode
@@ -203,8 +201,11 @@ class Turn:
 
 
 def _pause(run: RunContext, call: ToolCall, tool: Tool, arguments: dict[str, Any], mode: ToolMode) -> RunPaused:
-    """The pause that this call needs, with what the human is asked and how an answer looks."""
-    now, asks = utcnow(), mode is not ToolMode.FRONTEND_EXECUTE
+    """The pause that this call needs, with what the human is asked and how an answer looks.
+
+    When it was asked and when it expires is the actor's to say: one clock for all runs.
+    """
+    asks = mode is not ToolMode.FRONTEND_EXECUTE
     pending = PendingToolCall(
         tool_call_id=call.id,
         tool_name=call.name,
@@ -215,8 +216,6 @@ def _pause(run: RunContext, call: ToolCall, tool: Tool, arguments: dict[str, Any
         interrupt_id=f"int_{uuid.uuid4().hex}" if asks else None,
         message=_QUESTIONS[mode].format(name=call.name) if asks else None,
         response_schema=_answer_schema(tool, mode) if asks else None,
-        requested_at=now,
-        expires_at=now + timedelta(seconds=run.settings.tool_call_ttl),
     )
     return RunPaused((pending,))
 

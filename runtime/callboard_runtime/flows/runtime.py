@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -20,7 +19,6 @@ from callboard_runtime.crew.pause import ReplayDiverged, RunPaused, RunReleased,
 from callboard_runtime.crew.ports import Journal
 from callboard_runtime.crew.runtime import CrewOutcome
 from callboard_runtime.crew.trims import apply_trims
-from callboard_runtime.domain.ids import utcnow
 from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallStatus
 from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.entry.brief import RunBrief
@@ -157,7 +155,6 @@ class FlowRuntime:
         return tuple(self._pending(call) for call in self._progress.calls.values() if call.name in frontend)
 
     def _pending(self, call: ToolCall) -> PendingToolCall:
-        now = utcnow()
         return PendingToolCall(
             tool_call_id=call.id,
             tool_name=call.name,
@@ -165,8 +162,6 @@ class FlowRuntime:
             mode=ToolMode.FRONTEND_EXECUTE,
             status=ToolCallStatus.PENDING_RESULT,
             run_id=self._brief.leg_run_id,
-            requested_at=now,
-            expires_at=now + timedelta(seconds=self._settings.runs.tool_call_ttl),
         )
 
 
