@@ -56,8 +56,6 @@ def brief(text: str) -> RunBrief:
         leg_run_id="run",
         agent_id=AGENT,
         leg=1,
-        epoch=1,
-        attempt=1,
         config=resolve_rows((), AGENT, SETTINGS),
         input=RunInput(),
         history=(HistoryMessage("user", text),),

@@ -263,5 +263,5 @@ async def _same_entries(store: TailStore, model: Model, session: uuid.UUID, epoc
     after, found = EventId(epoch, 0), {}
     while (batch := await store.read(session, after, epoch)) is not None:
         found |= {EventId(epoch, batch.first_seq + n): line for n, line in enumerate(batch.lines)}
-        after = batch.last_id
+        after = EventId(epoch, batch.last_seq)
     assert found == {key: line for key, line in model.entries.items() if key.epoch == epoch}

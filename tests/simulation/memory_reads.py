@@ -208,12 +208,9 @@ def _read_brief(tables: Tables, run_id: UUID, answer: c.StartAnswer) -> RunBrief
         leg_run_id=tables.rows["run_legs"][run_id, answer.leg]["client_run_id"],
         agent_id=run["agent_id"],
         leg=answer.leg,
-        epoch=answer.epoch,
-        attempt=answer.attempt,
         config=RuntimeConfig(agent_id="default", workflow_stages=(), stages={}),
         input=RunInput.model_validate(run["input"]),
         journal=tuple(map(_journal_row, steps)),
-        deadline=answer.deadline,
         shared_state=snapshot.shared_state,
         answers=snapshot.pending_tool_calls,
         log_before=max((EventId(row["epoch"], row["last_seq"]) for row in segments), default=ORIGIN),
@@ -222,9 +219,7 @@ def _read_brief(tables: Tables, run_id: UUID, answer: c.StartAnswer) -> RunBrief
 
 def _journal_row(row: Row) -> JournalRow:
     names = ("key", "kind", "name", "digest", "status")
-    return JournalRow(
-        *(row[name] for name in names), row.get("result"), row["epoch"], row.get("tool_call_id"), row.get("error")
-    )
+    return JournalRow(*(row[name] for name in names), row.get("result"), row["epoch"], row.get("tool_call_id"))
 
 
 def _batch(row: Row) -> EventBatch:

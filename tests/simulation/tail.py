@@ -67,9 +67,7 @@ class SimTail:
     def __init__(self, streams: Streams, process: Process) -> None:
         self._streams, self._process = streams, process
 
-    async def append(
-        self, session_id: UUID, batch: EventBatch, *, committed: int, create: bool, keep: float = 0
-    ) -> TailResult:
+    async def append(self, session_id: UUID, batch: EventBatch, *, committed: int, create: bool) -> TailResult:
         return await self._use(lambda: self._streams.append(session_id, batch, committed, create))
 
     async def fence(self, session_id: UUID, epoch: int) -> EventBatch | None:

@@ -100,8 +100,6 @@ def brief(
         leg_run_id="run",
         agent_id="default",
         leg=1,
-        epoch=1,
-        attempt=1,
         config=resolved or config(),
         input=RunInput(**run_input),
         history=(*history, HistoryMessage("user", text)),

@@ -10,7 +10,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ class Recorded:
     @classmethod
     def read(cls, name: str) -> Recorded:
         given = orjson.loads((FOLDER / f"{name}.json").read_bytes())
-        rows = tuple(JournalRow(**row) for row in given.pop("rows"))
+        read = {member.name for member in fields(JournalRow)}  # a worker does not read all that was kept
+        rows = tuple(JournalRow(**{name: row[name] for name in row if name in read}) for row in given.pop("rows"))
         pauses = tuple(map(tuple, given.pop("pauses")))
         return cls(**given | {"config": RuntimeConfig.model_validate(given["config"])}, rows=rows, pauses=pauses)
 

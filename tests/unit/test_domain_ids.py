@@ -100,7 +100,7 @@ def test_a_batch_numbers_its_events(epoch: int, first: int, events: list[dict[st
     made = batch(epoch, first, events)
     assert [event for _, event in made.events()] == events
     assert [event_id for event_id, _ in made.events()] == [EventId(epoch, first + i) for i in range(len(events))]
-    assert made.last_id == EventId(epoch, first + len(events) - 1)
+    assert made.last_seq == first + len(events) - 1
     assert not [line for line in made.lines if "\n" in line or "\r" in line]
 
 

@@ -64,10 +64,10 @@ class RunStream:
 
     # -- text and reasoning -------------------------------------------------------------------------------------------
 
-    def text_started(self, message_id: str, role: str = "assistant") -> None:
+    def text_started(self, message_id: str) -> None:
         if message_id not in self._texts:
             self._texts.add(message_id)
-            self._marked({"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": role})
+            self._marked({"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant"})
 
     def text_delta(self, message_id: str, delta: str) -> None:
         """A piece of text; opens the message if need be. Empty pieces are left out."""

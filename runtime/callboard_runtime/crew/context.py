@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -51,7 +50,6 @@ class RunContext:
     thread_id: str = ""
     run_id: UUID | None = None
     leg_run_id: str = ""
-    deadline: datetime | None = None
     state: SharedState = field(default_factory=SharedState)
     tools: frozenset[str] = frozenset()  # backend tools of any agent of the run
     # Tool calls whose process died inside the tool, and the epoch in which it was started last.

@@ -1,4 +1,4 @@
-"""What a crew needs from whoever runs it: a journal to ask before every step, and a sink for events."""
+"""What a crew needs from whoever runs it: a journal to ask before every step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from callboard_runtime.domain.commands import StepBegin, StepRecord
-from callboard_runtime.domain.event_batch import AguiEvent
 from callboard_runtime.domain.run_input import NewMessage
 
 
@@ -47,9 +46,3 @@ class Journal(Protocol):
     def unreplayed(self) -> tuple[str, ...]:
         """Keys of recorded rows of earlier attempts that nobody asked for yet."""
         ...
-
-
-class EventSink(Protocol):
-    """Takes events in order, on the worker's loop only; never blocks and never raises."""
-
-    def emit(self, event: AguiEvent) -> None: ...

@@ -49,10 +49,6 @@ class EventBatch(BaseModel):
         """The seq of the last line; one less than `first_seq` for an empty batch."""
         return self.first_seq + len(self.lines) - 1
 
-    @property
-    def last_id(self) -> EventId:
-        return EventId(self.epoch, self.last_seq)
-
     def after(self, seq: int) -> EventBatch:
         """What of this batch comes after `seq`; may be empty."""
         skip = max(0, seq + 1 - self.first_seq)

@@ -16,7 +16,7 @@ from callboard_runtime.agui.stream import RunStream
 from callboard_runtime.domain.commands import StepBegin, StepRecord
 from callboard_runtime.domain.event_batch import AguiEvent
 from callboard_runtime.domain.run_input import NewMessage
-from callboard_runtime.entry.attempt import Attempt, Hold
+from callboard_runtime.entry.attempt import Attempt
 from callboard_runtime.entry.brief import RunBrief
 from callboard_runtime.entry.conduct import Play, set_going
 from callboard_runtime.settings import Settings
@@ -51,11 +51,6 @@ class EarlyJournal:
         self.asked: asyncio.Future[tuple[StepBegin, ...]] = loop.create_future()
         self._attempt: asyncio.Future[Attempt] = loop.create_future()
         self._begun = False
-
-    @property
-    def hold(self) -> Hold:
-        """What was granted; raises InvalidStateError before that."""
-        return self._attempt.result().hold
 
     def open(self, attempt: Attempt, *, begun: bool) -> None:
         """The attempt is granted; `begun`: with the steps that were asked for first."""

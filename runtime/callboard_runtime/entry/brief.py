@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -38,7 +37,6 @@ class JournalRow:
     result: Any
     epoch: int
     tool_call_id: str | None = None
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +50,10 @@ class RunBrief:
     leg_run_id: str  # the runId that the client uses for this leg
     agent_id: str
     leg: int
-    epoch: int
-    attempt: int
     config: RuntimeConfig
     input: RunInput
     history: tuple[HistoryMessage, ...] = ()
     journal: tuple[JournalRow, ...] = ()  # in the order of their commits
-    deadline: datetime | None = None
     initial_state: Any = None  # the shared state when the run began: what its prompts show, in every attempt
     shared_state: Any = None  # as the recorded steps left it
     answers: tuple[PendingToolCall, ...] = ()  # the settled calls of the pauses so far, for a resumed leg

@@ -11,7 +11,6 @@ import litellm
 from crewai import Agent, Crew, Process, Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
-from crewai.crews.crew_output import CrewOutput
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
 from crewai.utilities.string_utils import sanitize_tool_name
@@ -30,7 +29,6 @@ __all__ = [
     "BaseLLM",
     "BaseTool",
     "Crew",
-    "CrewOutput",
     "CustomLLM",
     "CustomLLMError",
     "ModelResponseStream",

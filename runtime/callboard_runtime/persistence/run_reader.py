@@ -49,11 +49,11 @@ async def read_brief(engine: AsyncEngine, run_id: UUID, answer: StartAnswer, his
             raise NotFound("the run is gone")
         journal = () if first_attempt else await _journal(connection, run_id)
     brief = _brief(row, pin_history(_messages(row), run_id, history_tokens), answer.leg)
-    return replace(brief, epoch=answer.epoch, attempt=answer.attempt, deadline=answer.deadline, journal=journal)
+    return replace(brief, journal=journal)
 
 
 async def read_first_brief(engine: AsyncEngine, run_id: UUID, history_tokens: int) -> RunBrief | None:
-    """The brief of a run's first attempt, as far as it is known before its grant: without epoch and deadline.
+    """The brief of a run's first attempt, read before its grant.
 
     None if the run was attempted before, or does not exist. Raises Unavailable for an outage.
     """
@@ -74,8 +74,6 @@ def _brief(row: Row[*tuple[Any, ...]], history: tuple[HistoryMessage, ...], leg:
         leg_run_id=row.leg_run_id,
         agent_id=row.agent_id,
         leg=leg,
-        epoch=0,
-        attempt=1,
         config=RuntimeConfig.model_validate(row.config),
         input=RunInput.model_validate(row.input),
         history=history,
@@ -163,7 +161,6 @@ def _journal_query() -> Select[*tuple[Any, ...]]:
         RunStepRow.result,
         RunStepRow.epoch,
         RunStepRow.tool_call_id,
-        RunStepRow.error,
     )
     return select(*columns).where(RunStepRow.run_id == bindparam("run")).order_by(RunStepRow.position)
 

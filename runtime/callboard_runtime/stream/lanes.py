@@ -6,7 +6,6 @@ Out: one transient message on the lane exchange
 
 from __future__ import annotations
 
-import logging
 from typing import Self
 from uuid import UUID
 
@@ -19,8 +18,6 @@ from callboard_runtime.broker.frames import Header
 from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, EventId
 from callboard_runtime.observe import tracing
 from callboard_runtime.observe.metrics import LANE_DROPPED
-
-logger = logging.getLogger(__name__)
 
 WRITE_TIMEOUT = 1.0  # seconds; a broker that reads no faster must not hold a run
 

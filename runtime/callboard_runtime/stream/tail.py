@@ -105,15 +105,13 @@ class TailStore:
     def key(self, session_id: UUID) -> str:
         return f"{self._prefix}:tail:{session_id}"
 
-    async def append(
-        self, session_id: UUID, batch: EventBatch, *, committed: int, create: bool, keep: float = KEEP
-    ) -> TailResult:
+    async def append(self, session_id: UUID, batch: EventBatch, *, committed: int, create: bool) -> TailResult:
         """Add a batch in order; what is already there is skipped.
 
         `committed` is the last seq of this epoch that is in the log: lines up to it may be missing here. `create` is
-        for a caller whose epoch the actor has just confirmed: it may begin the stream. `keep` in seconds.
+        for a caller whose epoch the actor has just confirmed: it may begin the stream.
         """
-        arguments = (batch.epoch, batch.first_seq, committed, int(create), int(keep * 1000), *batch.lines)
+        arguments = (batch.epoch, batch.first_seq, committed, int(create), int(KEEP * 1000), *batch.lines)
         return TailResult(_text(await self._append(self.key(session_id), arguments)))
 
     async def fence(self, session_id: UUID, epoch: int) -> EventBatch | None:
