@@ -20,6 +20,7 @@ from callboard_actors.writes import OutboxItem, Row
 from callboard_runtime.broker.connection import ConnectionGone
 from callboard_runtime.domain import commands as c
 from callboard_runtime.domain.event_batch import EventBatch, EventId
+from callboard_runtime.domain.state_snapshot import OPEN_CALLS, StateSnapshot
 from callboard_runtime.errors import Unavailable
 from simulation.broker import Channel, Delivered, command_client
 from simulation.memory_reads import Database, MemoryStore
@@ -49,7 +50,7 @@ class SimActor:
             self.process.spawn(work)
 
     async def take(self, partition: int) -> int:
-        return await self.db.ask(lambda tables: tables.take(partition, self.process.name))
+        return await self.db.ask(lambda tables: tables.take(partition))
 
     def reply(self, reply_to: str, correlation_id: str, body: bytes) -> None:
         self.world.replied[correlation_id] = c.decode_reply(body)
@@ -113,7 +114,7 @@ class SimActor:
         await self._done(row)
 
     async def _send_integration(self, row: Row) -> None:
-        await self.process.call(lambda: self.world.announced.append((row["id"], row["payload"]["name"])))
+        await self.process.call(lambda: self.world.broker.announce(row["id"], row["run_id"], row["payload"]["name"]))
         await self._done(row)
 
     async def _done(self, row: Row) -> None:
@@ -135,10 +136,15 @@ class SimActor:
             due = [at for at in (run.get("deadline"), run.get("cancel_by")) if at is not None and at < now]
             if due and run["status"] in ("queued", *LIVE):
                 found.append(c.EnforceDeadline(**place))
-            if due and run["status"] == "awaiting_input":
+            if run["status"] == "awaiting_input" and self._expired(tables, run["session_id"]):
                 found.append(c.ExpireToolCalls(session_id=run["session_id"]))
             found += [c.ReapAttempt(**place, attempt_id=a) for a in self._silent(tables, run)]
         return found
+
+    def _expired(self, tables: Tables, session_id: UUID) -> bool:
+        calls = StateSnapshot.load(tables.rows["sessions"][session_id,]["state_snapshot"]).pending_tool_calls
+        ends = [call.expires_at for call in calls if call.status in OPEN_CALLS]
+        return any(at is not None and at < self.world.now() for at in ends)
 
     def _silent(self, tables: Tables, run: Row) -> list[UUID]:
         after = self.world.settings.actors.silent_after

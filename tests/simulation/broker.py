@@ -151,6 +151,7 @@ class Broker:
         self.workers: list[Any] = []  # SimWorker
         self.wakeups: deque[tuple[UUID, UUID, int]] = deque()
         self.dead_letters: list[Message] = []
+        self.announced: set[tuple[UUID, UUID, str]] = set()  # message id, run, what became of it
         self.on_ack: Callable[[Message], None] = lambda _message: None
         self.chance = chance
 
@@ -190,6 +191,11 @@ class Broker:
         for worker in self.workers:
             if worker.process.name == process:
                 worker.process.spawn(worker.told(run_id, epoch))
+
+    def announce(self, message_id: UUID, run_id: UUID, name: str) -> None:
+        if not self.up:
+            raise ConnectionGone("the broker is away")
+        self.announced.add((message_id, run_id, name))
 
     # -- faults --------------------------------------------------------------------------------------------------------
 

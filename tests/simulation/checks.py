@@ -13,10 +13,11 @@ import orjson
 
 from callboard_actors.writes import Row
 from callboard_runtime.domain.event_batch import ORIGIN, EventId
-from callboard_runtime.domain.state_snapshot import RunStatus
+from callboard_runtime.domain.state_snapshot import RunStatus, SessionStatus, StateSnapshot
 from unit.agui_verifier import Violation, verify
 
 if TYPE_CHECKING:
+    from simulation.store import Tables
     from simulation.world import World
 
 TERMINAL = ("RUN_FINISHED", "RUN_ERROR")
@@ -49,6 +50,7 @@ def check_all(world: World) -> None:
             _check_messages(world, session)
             _check_usage(world, session)
     _check_runs(world)
+    _check_announced(world)
     _check_provider(world)
     _check_clients(world)
 
@@ -117,7 +119,7 @@ def _check_usage(world: World, session: Row) -> None:
     for run in world.tables.of("runs", session_id=session["id"]):
         calls = list(world.tables.of("llm_calls", run_id=run["id"]))
         for name in ("input_tokens", "output_tokens"):
-            own = sum(call[name] for call in calls)
+            own = sum(call.get(name, 0) for call in calls)
             world.require(own == run.get(name, 0), 9, f"{run['id']}: {name} {run.get(name, 0)}, its calls {own}")
         cost = sum((Decimal(call["cost"]) for call in calls if call.get("cost") is not None), Decimal(0))
         stored = Decimal(run.get("cost", 0))
@@ -136,12 +138,22 @@ def _check_runs(world: World) -> None:
             decided is None or decided == run["status"], 2, f"run {run['id']} ended {decided}, is {run['status']}"
         )
         world.require(
-            run["status"] != "failed" or run["error_code"] in FAILURES, 1, f"{run['id']}: {run['error_code']}"
+            run["status"] != "failed" or run.get("error_code") in FAILURES, 1, f"{run['id']}: {run.get('error_code')}"
         )
     for call in world.tables.of("llm_calls"):
         world.require(call["status"] != "begun", 9, f"a call of {call['run_id']} was never closed")
     open_ones = [row["attempt_id"] for row in world.tables.of("run_attempts") if row.get("ended_at") is None]
     world.require(not open_ones, 2, f"attempts without an end: {open_ones}")
+
+
+ENDS = {RunStatus.SUCCEEDED: "finished", RunStatus.FAILED: "failed", RunStatus.CANCELLED: "cancelled"}
+
+
+def _check_announced(world: World) -> None:
+    """Every end that was decided was told to integrations, under one message id however often it was sent."""
+    for run_id, status in world.ended.items():
+        told = sorted(name for _, run, name in world.broker.announced if run == run_id and name in ENDS.values())
+        world.require(told == [ENDS[status]], 2, f"run {run_id} ended {status}, integrations were told {told}")
 
 
 FAILURES = ("ATTEMPTS_EXHAUSTED",)  # three deaths in a row; nothing else here is a reason to fail
@@ -156,11 +168,11 @@ def _check_provider(world: World) -> None:
     world.require(made.keys() <= rows.keys(), 9, "a provider call has no row")
     for key in rows.keys() - made.keys():
         row = rows[key]
-        world.require(row["status"] in ("lost", "cancelled") and row["estimated"], 9, f"{row} was never made")
+        world.require(row["status"] in ("lost", "cancelled") and row.get("estimated"), 9, f"{row} was never made")
     for row in rows.values():
         exact = row["status"] == "recorded"
         world.require(
-            exact != bool(row["estimated"]) or row["status"] == "failed", 9, f"{row['status']} is no estimate"
+            exact != bool(row.get("estimated")) or row["status"] == "failed", 9, f"{row['status']} is no estimate"
         )
 
 
@@ -177,3 +189,32 @@ def _check_clients(world: World) -> None:
         for call_id, payload in browser.answered.items():
             settled = [row for row in world.tables.of("run_steps", tool_call_id=call_id) if row["kind"] == "answer"]
             world.require(deleted or len(settled) == 1, 7, f"{call_id} has {len(settled)} answers, {payload} was taken")
+
+
+def took_effect(tables: Tables, command: dict[str, Any]) -> bool:
+    """Whether an acknowledged command is to be seen in the tables."""
+    rows, session = tables.rows, tables.rows["sessions"].get((UUID(command["session_id"]),))
+    state = StateSnapshot.load(session["state_snapshot"]) if session else StateSnapshot()
+    if state.status is SessionStatus.DELETED:
+        return True
+    match command["type"]:
+        case "AcceptRun":
+            return any(True for _ in tables.of("runs", client_run_id=command["run_id"]))
+        case "StartRun" if (UUID(command["run_id"]),) in rows["runs"]:
+            exhausted = rows["runs"][UUID(command["run_id"]),].get("ended_at") is not None
+            return exhausted or (UUID(command["attempt_id"]),) in rows["run_attempts"]
+        case "BeginStep" | "RecordStep" | "AppendEvents" | "FinishRun" | "RequestTools" | "ReleaseRun":
+            return _reached(state, command)
+        case _:
+            return True
+
+
+def _reached(state: StateSnapshot, command: dict[str, Any]) -> bool:
+    """Whether the attempt of this command has come as far; of one that was taken away nothing can be said."""
+    if command["epoch"] == state.closed_epoch:
+        return command["ordinal"] <= state.closed_ordinal
+    run = state.active
+    holds = run is not None and str(run.run_id) == command["run_id"] and run.attempt_id is not None
+    if run is None or not holds or command["epoch"] != state.epoch:
+        return True
+    return command["ordinal"] <= run.last_ordinal

@@ -27,6 +27,7 @@ from simulation.tail import SimTail
 
 T = TypeVar("T")
 
+ANY_EPOCH = 2**62  # later than all there are
 COMMIT = 0.02  # seconds; long enough for others to come and wait for the next one
 
 
@@ -186,10 +187,11 @@ async def read_first_brief(db: Database, run_id: UUID, _tokens: int) -> RunBrief
 
 
 def _read_first_brief(tables: Tables, run_id: UUID) -> RunBrief | None:
-    if (run_id,) not in tables.rows["runs"] or tables.of("run_attempts", run_id=run_id):
+    attempted = any(True for _ in tables.of("run_attempts", run_id=run_id))
+    if (run_id,) not in tables.rows["runs"] or attempted:
         return None
-    opening = EventBatch(epoch=0, first_seq=1, lines=())
-    return _read_brief(tables, run_id, c.StartAnswer(epoch=2**62, attempt=1, leg=1, opening=opening))
+    opening = EventBatch(epoch=ANY_EPOCH, first_seq=1, lines=())
+    return _read_brief(tables, run_id, c.StartAnswer(epoch=ANY_EPOCH, attempt=1, leg=1, opening=opening))
 
 
 def _read_brief(tables: Tables, run_id: UUID, answer: c.StartAnswer) -> RunBrief:

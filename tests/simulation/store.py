@@ -52,7 +52,6 @@ class Tables:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.rows: dict[str, Table] = {table: {} for table in KEYS}
         self.partitions = dict.fromkeys(range(PARTITIONS), 0)
-        self.owners: dict[int, str] = {}
         self.beats: dict[str, tuple[datetime, tuple[UUID, ...]]] = {}  # process -> its heartbeat
         self.checks_partition = self.checks_version = True
         self.now = now
@@ -63,9 +62,8 @@ class Tables:
             (table, columns): {} for table in KEYS for columns in UNIQUE[table]
         }
 
-    def take(self, partition: int, process: str) -> int:
+    def take(self, partition: int) -> int:
         self.partitions[partition] += 1
-        self.owners[partition] = process
         self.history.append(({partition: self.partitions[partition]}, [], "taken"))
         return self.partitions[partition]
 

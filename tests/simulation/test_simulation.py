@@ -37,6 +37,25 @@ def test_a_seed_replays_exactly() -> None:
     assert first.trace != other.trace
 
 
+@pytest.mark.parametrize(
+    ("command", "comes_to"),
+    [
+        ("StartRun", "'AttemptStarted', 'EventsCommitted', 'StepsBegun'"),  # granted together with its first step
+        ("ExpireToolCalls", "'ToolCallSettled'"),
+        ("AppendEvents", "'EventsCommitted'"),
+        ("ReleaseRun", "'RunDispatched'"),
+    ],
+)
+def test_schedules_go_every_way(command: str, comes_to: str) -> None:
+    """What the simulation is said to cover must happen in it."""
+    for seed in range(FIRST, FIRST + 50):
+        world = World(seed)
+        world.run()
+        if any(f" {command} [" in line and comes_to in line for line in world.trace):
+            return
+    raise AssertionError(f"no schedule has a {command} with {comes_to}")
+
+
 def test_schedules_have_groups_of_which_one_partition_is_lost() -> None:
     """What is held against the others of such a group must have happened at all."""
     for seed in range(FIRST, FIRST + 200):

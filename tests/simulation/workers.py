@@ -21,6 +21,7 @@ from callboard_runtime.domain.state_snapshot import PendingToolCall, ToolCallSta
 from callboard_runtime.domain.tool_policy import ToolMode
 from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.entry import run_service
+from callboard_runtime.entry.ahead import EarlyJournal
 from callboard_runtime.entry.attempt import Attempt
 from callboard_runtime.entry.brief import RunBrief
 from callboard_runtime.entry.run_service import WorkerServices
@@ -117,7 +118,7 @@ class ScriptedCrew:
     `text` asks the model, `fail` asks it twice, `tool` runs a backend tool, `ask` and `approve` wait for an answer.
     """
 
-    def __init__(self, brief: RunBrief, attempt: Attempt, stream: RunStream, _settings: object) -> None:
+    def __init__(self, brief: RunBrief, attempt: Attempt | EarlyJournal, stream: RunStream, _settings: object) -> None:
         self._brief, self._attempt, self._stream = brief, attempt, stream
         self._signal = StopSignal()
         self._unsent: list[StepRecord] = []
@@ -163,7 +164,7 @@ class ScriptedCrew:
             return
         self._signal.check()
         await self._attempt.begin(_model_step(key))
-        epoch = self._attempt.hold.epoch
+        epoch = _granted(self._attempt).hold.epoch
         message_id = f"{self._brief.run_id}-{key}-{epoch}"
         try:
             with self._signal.interruptible():
@@ -212,6 +213,11 @@ class ScriptedCrew:
         records, self._unsent = self._unsent, []
         if records:
             await self._attempt.record(*records)
+
+
+def _granted(journal: Attempt | EarlyJournal) -> Attempt:
+    """The attempt of a crew that has begun a step: one that was set going ahead has it behind its journal."""
+    return journal if isinstance(journal, Attempt) else journal._attempt.result()
 
 
 def _model_step(key: str) -> StepBegin:

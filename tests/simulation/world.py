@@ -38,7 +38,7 @@ from simulation import memory_reads, workers
 from simulation.actors import SimActor
 from simulation.broker import HEARTBEAT, Broker, Message, command_client
 from simulation.browsers import Browser
-from simulation.checks import Broken, check_all
+from simulation.checks import Broken, check_all, took_effect
 from simulation.loop import SimLoop
 from simulation.processes import Outage, Process
 from simulation.store import Tables
@@ -47,7 +47,7 @@ from simulation.workers import SimWorker
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = Settings(
-    runs=RunSettings(deadline=60, start_deadline=120, cancel_grace=2, max_queue=5, tool_call_ttl=1e6),
+    runs=RunSettings(deadline=60, start_deadline=120, cancel_grace=2, max_queue=5, tool_call_ttl=6),
     actors=ActorSettings(silent_after=3, group_size=8, prefetch=4, cache_sessions=1),
 )
 SESSIONS, ACTORS, WORKERS, FRONTS = 5, 2, 2, 2
@@ -84,7 +84,6 @@ class World:
         self.trace: list[str] = []
         self.broken: list[str] = []
         self.replied: dict[str, c.Reply] = {}
-        self.announced: list[tuple[UUID, str]] = []
         self.provider: list[tuple[UUID, str, int]] = []  # run, key, epoch of each request that was made
         self.tools: list[str] = []
         self.deaths = 0
@@ -242,7 +241,7 @@ class World:
 
     def _steal(self) -> None:
         """A partition changes hands and the channel of its former owner does not know it."""
-        self.tables.take(self.chance.choice(self.partitions), "a process that dies at once")
+        self.tables.take(self.chance.choice(self.partitions))  # for a process that dies at once
 
     def _late_command(self) -> None:
         """A copy of any command that took effect comes once more."""
@@ -313,27 +312,7 @@ class World:
         reply = self.replied.get(message.correlation_id or "")
         if reply is not None and reply.error is not None:
             return
-        self.require(self._took_effect(command), 5, f"{command['type']} was acknowledged and has had no effect")
-
-    def _took_effect(self, command: dict[str, Any]) -> bool:
-        rows, session = self.tables.rows, self.tables.rows["sessions"].get((UUID(command["session_id"]),))
-        state = (session or {}).get("state_snapshot") or {}
-        if state.get("status") == "deleted":
-            return True
-        match command["type"]:
-            case "AcceptRun":
-                return any(True for _ in self.tables.of("runs", client_run_id=command["run_id"]))
-            case "StartRun" if (UUID(command["run_id"]),) in rows["runs"]:
-                exhausted = rows["runs"][UUID(command["run_id"]),].get("ended_at") is not None
-                return exhausted or (UUID(command["attempt_id"]),) in rows["run_attempts"]
-            case "BeginStep" | "RecordStep" | "FinishRun" | "RequestTools" | "ReleaseRun":
-                active = state.get("active") or {}
-                here = state.get("epoch", 0) == command["epoch"]
-                return not here or not active or command["ordinal"] <= max(
-                    active.get("last_ordinal", 0), state.get("closed_ordinal", 0)
-                )  # fmt: skip
-            case _:
-                return True
+        self.require(took_effect(self.tables, command), 5, f"{command['type']} was acknowledged and has had no effect")
 
     def provider_called(self, run_id: UUID, key: str, epoch: int) -> None:
         # A frozen attempt that does not know yet that it was superseded may still ask: its row is closed as lost.
