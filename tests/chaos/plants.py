@@ -197,7 +197,7 @@ def _no_attempt_memory() -> None:
         asyncio.get_running_loop().call_later(WIDE, real, self, tag)
 
     Acknowledger.ack = ack  # type: ignore[method-assign]
-    _kept.enter_context(simulated.PLANTS["no_attempt_memory"]())
+    _kept.enter_context(simulated.PLANTS["no_attempt_memory"].plant())
 
 
 OWN: dict[str, Callable[[], None]] = {
@@ -274,4 +274,4 @@ def apply(name: str) -> None:
     if name in OWN:
         OWN[name]()
     else:
-        _kept.enter_context(simulated.PLANTS[name]())
+        _kept.enter_context(simulated.PLANTS[name].plant())
