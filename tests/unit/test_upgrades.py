@@ -17,6 +17,7 @@ from callboard_runtime.domain.ids import new_id
 from callboard_runtime.domain.state_snapshot import SCHEMA_VERSION, StateSnapshot
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+GIVEN_UP = {"FailRun": {"run_id"}}  # members that no release sent: an actor tells itself to fail a run
 
 
 def written(kind: str) -> list[Any]:
@@ -38,7 +39,8 @@ def test_a_state_loads_whole_and_goes_on(stored: dict[str, Any]) -> None:
 @pytest.mark.parametrize("sent", written("commands"))
 def test_a_command_is_read_whole(sent: dict[str, Any]) -> None:
     again = json.loads(encode_command(decode_command(json.dumps(sent).encode())))
-    assert {name: again[name] for name in sent} == sent, "nothing of it is dropped"
+    kept = {name: value for name, value in sent.items() if name not in GIVEN_UP.get(sent["type"], ())}
+    assert {name: again[name] for name in kept} == kept, "nothing of it is dropped"
 
 
 def test_a_state_of_a_later_release_is_refused() -> None:
