@@ -14,6 +14,7 @@ from itertools import count
 from weakref import WeakKeyDictionary
 
 BREATH = 8  # turns of the loop between two heavy steps: what has arrived meanwhile gets through to who waits for it
+CROWD = 16  # steps that wait, from which on the loop breathes once only: it has no time to lose then
 
 
 class Step(IntEnum):
@@ -42,7 +43,7 @@ class Pace:
         await waiter
 
     def _begin(self) -> None:
-        self._breath = BREATH
+        self._breath = BREATH if len(self._waiting) < CROWD else 1
         self._loop.call_soon(self._breathe)
 
     def _breathe(self) -> None:

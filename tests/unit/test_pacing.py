@@ -14,7 +14,7 @@ import pytest
 from callboard_runtime.crew.runtime import prepare_loop
 from callboard_runtime.llm.libraries import litellm
 from callboard_runtime.llm.threads import LoopThreads, only_makes_request
-from callboard_runtime.pacing import BREATH, Pace, Step
+from callboard_runtime.pacing import BREATH, CROWD, Pace, Step
 
 
 class Turns:
@@ -43,6 +43,19 @@ async def test_those_who_come_together_go_on_one_at_a_time_and_the_loop_breathes
     turns.stop()
     assert [number for number, _ in went] == [0, 1, 2, 3, 4]
     assert all(later - earlier >= BREATH for (_, earlier), (_, later) in pairwise(went))
+
+
+async def test_a_crowd_leaves_the_loop_one_turn_at_a_time() -> None:
+    pace, turns, went = Pace(), Turns(), list[int]()
+
+    async def step() -> None:
+        await pace.turn(Step.CREW)
+        went.append(turns.count)
+
+    await asyncio.gather(*(step() for _ in range(2 * CROWD)))
+    turns.stop()
+    gaps = [later - earlier for earlier, later in pairwise(went)]
+    assert min(gaps[-CROWD // 2 :]) >= BREATH > max(gaps[1 : CROWD // 2]) > 0
 
 
 async def test_a_granted_run_goes_before_crews_that_came_earlier() -> None:
