@@ -108,7 +108,7 @@ async def test_the_ledger_has_one_line_per_request_also_for_failed_ones(tmp_path
 
 def _ten_runs(ledger: str) -> None:
     async def main() -> None:
-        await asyncio.gather(*(run(brief(f"count to {n}"), quick(ledger=ledger)) for n in range(10)))
+        await asyncio.gather(*(run(brief(f"count to {n}"), quick(ledger=ledger)) for n in range(1, 11)))
 
     asyncio.run(main())
 
@@ -121,6 +121,7 @@ def test_processes_may_share_a_ledger(tmp_path: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0, 0]
     assert len({line["id"] for line in lines(ledger)}) == 20
     assert len({line["pid"] for line in lines(ledger)}) == 2
 
