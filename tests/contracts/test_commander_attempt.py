@@ -4,134 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from callboard_runtime.broker.commander import CommandClient
 from callboard_runtime.crew.pause import RunReleased
 from callboard_runtime.domain.commands import (
-    MAX_COMMAND_BYTES,
-    AppendEvents,
     BeginStep,
-    Command,
-    DoneAnswer,
     FinishRun,
     RecordStep,
     ReleaseRun,
-    Reply,
     RequestTools,
-    StepAnswer,
-    StepBegin,
     StepRecord,
-    refusal,
 )
-from callboard_runtime.domain.event_batch import ORIGIN, EventBatch, batch
-from callboard_runtime.domain.ids import partition_of, utcnow
-from callboard_runtime.domain.run_input import NewMessage
+from callboard_runtime.domain.event_batch import EventBatch
 from callboard_runtime.domain.state_snapshot import PendingToolCall, RunStatus
-from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.entry import attempt as module
-from callboard_runtime.entry import held as held_module
-from callboard_runtime.entry.attempt import Attempt, Halt, Hold
+from callboard_runtime.entry.attempt import Halt
 from callboard_runtime.entry.brief import JournalRow
-from callboard_runtime.errors import (
-    CallboardError,
-    InvalidInput,
-    RunCancelling,
-    StaleEpoch,
-    TooLarge,
-    Unavailable,
-)
-from callboard_runtime.stream.emitter import EventEmitter, Leg
-from callboard_runtime.stream.guard import GuardedTail
-from callboard_runtime.stream.lanes import LanePublisher
+from callboard_runtime.errors import InvalidInput, RunCancelling, StaleEpoch, Unavailable
 from callboard_runtime.stream.tail import TailResult, TailStore
-from contracts.peers import ScriptedActor, scripted_actor
+from contracts.attempt_world import EPOCH, answered, begin, custom, world
 from services import TcpProxy
-
-SESSION, RUN, EPOCH = uuid.UUID(int=5), uuid.UUID(int=6), 4
-OPENING = batch(EPOCH, 1, [{"type": "RUN_STARTED"}])
-
-
-class Log:
-    """An actor's books: takes each ordinal once, and answers with what is committed."""
-
-    def __init__(self) -> None:
-        self.taken: list[Command] = []
-        self.lines: list[str] = list(OPENING.lines)
-        self.refuse_next: list[CallboardError | None] = []  # None: takes effect, but nobody hears of it
-        self.cancelling = False
-        self.ended = asyncio.Event()
-
-    async def __call__(self, command: Any) -> Reply | None:
-        refused = self.refuse_next.pop(0) if self.refuse_next else NothingRefused
-        if isinstance(refused, CallboardError):
-            return refusal(refused)
-        ordinal = len(self.taken) + 1
-        assert command.ordinal in (ordinal, ordinal - 1), "an ordinal was skipped"
-        if command.ordinal == ordinal:
-            self.taken.append(command)
-            self._commit(command)
-        if refused is None:
-            return None
-        if isinstance(command, FinishRun | RequestTools | ReleaseRun):
-            self.ended.set()
-            return Reply(answer=DoneAnswer())
-        return Reply(answer=StepAnswer(committed_seq=len(self.lines), cancelling=self.cancelling))
-
-    def _commit(self, command: Any) -> None:
-        if command.events is not None:
-            assert command.events.first_seq <= len(self.lines) + 1, "events were skipped"
-            self.lines += command.events.after(len(self.lines)).lines
-
-
-class NothingRefused:
-    pass
-
-
-class World:
-    def __init__(self, attempt: Attempt, emitter: EventEmitter, actor: ScriptedActor, log: Log) -> None:
-        self.attempt, self.emitter, self.actor, self.log = attempt, emitter, actor, log
-
-
-@asynccontextmanager
-async def world(
-    url: str,
-    *,
-    through: str | None = None,
-    deadline: float = 600,
-    journal: tuple[JournalRow, ...] = (),
-    redis: TailStore | None = None,
-) -> AsyncIterator[World]:
-    """An attempt and its actor; usually without Redis, which neither needs."""
-    log = Log()
-    tail = GuardedTail(redis or TailStore.from_url("redis://127.0.0.1:1/0", "nobody"))
-    async with scripted_actor(url, log, partition_of(SESSION)) as actor:
-        commands = await CommandClient.connect(through or url, "test")
-        lanes = await LanePublisher.connect(url, "test-lanes")
-        leg = Leg(SESSION, RUN, 1, ORIGIN)
-        emitter = EventEmitter(leg, OPENING, tail=tail, lanes=lanes, window=lambda: 0.0)
-        hold = Hold(leg, EPOCH, utcnow() + timedelta(seconds=deadline))
-        attempt = Attempt(hold, commands, emitter, journal)
-        try:
-            yield World(attempt, emitter, actor, log)
-        finally:
-            await attempt.close()
-            await lanes.close()
-            await commands.close()
-            await tail.close()
-
-
-def begin(key: str) -> StepBegin:
-    return StepBegin(key=key, kind="model", name="answer", digest="d")
-
-
-def custom(value: Any) -> dict[str, Any]:
-    return {"type": "CUSTOM", "name": "n", "value": value}
 
 
 async def test_commands_count_and_carry_the_events_since_the_last(broker_url: str) -> None:
@@ -332,39 +226,6 @@ async def test_a_pause_carries_its_calls_and_closings(broker_url: str) -> None:
     assert pause.events.last_seq == 2
 
 
-async def test_a_long_tail_travels_in_several_commands(broker_url: str) -> None:
-    quotes = '"' * 120_000  # escaped in the line, and once more in the command
-    async with world(broker_url) as w:
-        for number in range(12):
-            w.emitter.emit({"type": "CUSTOM", "name": str(number), "value": quotes})
-        result = "r" * 600_000
-        await w.attempt.record(StepRecord(key="a", result=result))
-        await w.attempt.finish()
-        assert all(len(message.body) <= MAX_COMMAND_BYTES for message in w.actor.messages)
-    assert len(w.log.lines) == 13
-    kinds = [type(c) for c in w.log.taken]
-    assert kinds[-2:] == [RecordStep, FinishRun]
-    assert set(kinds[:-2]) == {AppendEvents}
-
-
-async def test_a_command_that_is_too_large_by_itself_is_refused_and_the_run_goes_on(broker_url: str) -> None:
-    async with world(broker_url) as w:
-        with pytest.raises(TooLarge):
-            await w.attempt.record(StepRecord(key="a", result="x" * MAX_COMMAND_BYTES))
-        await w.attempt.finish(error_code="TOO_LARGE", error_message="")
-        assert [type(c) for c in w.log.taken] == [FinishRun]
-
-
-async def test_a_tail_that_grows_is_committed_without_a_step(broker_url: str) -> None:
-    async with world(broker_url) as w:
-        for number in range(40):
-            w.emitter.emit({"type": "CUSTOM", "name": str(number), "value": "x" * 20_000})
-            await w.emitter.drain()
-        await w.attempt.finish()
-        assert AppendEvents in {type(c) for c in w.log.taken}
-    assert len(w.log.lines) == 41
-
-
 async def test_the_journal_finds_what_was_recorded_and_knows_what_nobody_asked_for(broker_url: str) -> None:
     def row(key: str, status: str) -> JournalRow:
         return JournalRow(key, "model", "answer", "d", status, {"text": key}, 3)
@@ -376,93 +237,3 @@ async def test_the_journal_finds_what_was_recorded_and_knows_what_nobody_asked_f
         assert {key for key, value in found.items() if value} == {"a", "c", "d"}
         assert found["a"] == rows[0]
         assert w.attempt.unreplayed() == ("e",)
-
-
-# -- records that wait for the next command ---------------------------------------------------------------------------
-
-
-def answered(key: str, text: str = "hello") -> StepRecord:
-    return StepRecord(key=key, result={"text": text}, usage=CallUsage(provider="p", model="m"))
-
-
-def said(text: str) -> NewMessage:
-    return NewMessage(message_id=text, role="assistant", content=text)
-
-
-async def test_a_models_answer_travels_with_the_next_command(broker_url: str) -> None:
-    async with world(broker_url) as w:
-        await w.attempt.begin(begin("a"))
-        await w.attempt.record(answered("a"), messages=[said("one")])
-        await w.attempt.begin(begin("b"))
-        await w.attempt.record(answered("b"), messages=[said("two")])
-        await w.attempt.finish()
-    _, second, last = w.log.taken
-    assert isinstance(second, BeginStep)
-    assert ([r.key for r in second.records], [m.content for m in second.messages]) == (["a"], ["one"])
-    assert isinstance(last, FinishRun)
-    assert ([r.key for r in last.records], [m.content for m in last.messages]) == (["b"], ["two"])
-
-
-@pytest.mark.parametrize("kind", [RequestTools, ReleaseRun])
-async def test_a_models_answer_travels_with_a_pause_and_a_release(broker_url: str, kind: type[Command]) -> None:
-    async with world(broker_url) as w:
-        await w.attempt.begin(begin("a"))
-        await w.attempt.record(answered("a"))
-        await (w.attempt.release() if kind is ReleaseRun else w.attempt.request_tools(()))
-    last = w.log.taken[-1]
-    assert isinstance(last, RequestTools | ReleaseRun)
-    assert isinstance(last, kind)
-    assert [record.key for record in last.records] == ["a"]
-
-
-async def test_an_answer_that_nothing_takes_along_travels_alone(
-    broker_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(held_module, "LINGER", 0.01)
-    async with world(broker_url) as w:
-        await w.attempt.begin(begin("a"))
-        await w.attempt.record(answered("a"))
-        await w.actor.until(2)
-        await w.attempt.finish()
-    _, second, last = w.log.taken
-    assert isinstance(second, RecordStep)
-    assert [record.key for record in second.records] == ["a"]
-    assert isinstance(last, FinishRun)
-    assert last.records == ()
-
-
-async def test_what_a_refused_command_carried_travels_with_the_next(broker_url: str) -> None:
-    async with world(broker_url) as w:
-        await w.attempt.begin(begin("a"))
-        await w.attempt.record(answered("a"))
-        w.log.refuse_next = [InvalidInput("no")]
-        with pytest.raises(InvalidInput):
-            await w.attempt.begin(begin("b"))
-        await w.attempt.finish(error_code="X", error_message="x")
-    last = w.log.taken[-1]
-    assert isinstance(last, FinishRun)
-    assert [record.key for record in last.records] == ["a"]
-
-
-async def test_answers_that_come_while_a_command_waits_never_outgrow_the_next(broker_url: str) -> None:
-    keys = [f"answer {number}" for number in range(60)]
-    async with world(broker_url) as w:
-        await w.attempt.begin(*map(begin, keys))
-        await asyncio.gather(*(w.attempt.record(answered(key, "x" * 20_000)) for key in keys))
-        await w.attempt.finish()
-    assert isinstance(w.log.taken[-1], FinishRun)
-    carried = [record.key for command in w.log.taken for record in getattr(command, "records", ())]
-    assert sorted(carried) == sorted(keys)
-
-
-async def test_what_a_tool_came_to_and_what_is_large_is_recorded_at_once(broker_url: str) -> None:
-    async with world(broker_url) as w:
-        await w.attempt.begin(begin("a"))
-        await w.attempt.record(answered("a"))
-        await w.attempt.record(StepRecord(key="tool:1", result={"content": "done"}))
-        await w.attempt.record(answered("b", "x" * held_module.MAX_HELD_BYTES))
-    _, second, third = w.log.taken
-    assert isinstance(second, RecordStep)
-    assert [record.key for record in second.records] == ["a", "tool:1"]
-    assert isinstance(third, RecordStep)
-    assert [record.key for record in third.records] == ["b"]
