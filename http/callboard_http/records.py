@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from callboard_runtime.domain.event_batch import EventId
 from callboard_runtime.domain.ids import new_id, run_uuid, session_uuid
 from callboard_runtime.domain.state_snapshot import RunStatus, StateSnapshot
+from callboard_runtime.observe.health import schema_is_there
 from callboard_runtime.persistence.claims import keep_command
 from callboard_runtime.persistence.database import connect, transaction
 
@@ -96,6 +97,7 @@ class Records:
         self._engine = engine
         # A read is one statement, or two that need no common moment: a transaction would only be more round trips.
         self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.schema_is_there = schema_is_there(self._reading)
 
     async def run(self, user_id: str, client_run_id: str) -> RunRecord | None:
         """The user's run of this id, or the one of which a leg has it."""

@@ -158,6 +158,7 @@ class Alive(Body):
 
 class Checks(Body):
     database: bool
+    schema_: bool = Field(alias="schema", description="Whether the database has all tables and columns of this release")
     broker: bool
     redis: bool = Field(description="Without Redis events come later; nothing is lost")
     actors: bool = Field(description="Whether an actor process lives; while none does, runs meet 503")

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from callboard_http.deps import DEPS, SERVICES
 from callboard_http.request_context import as_json
+from callboard_runtime.observe.health import answers
 from callboard_runtime.observe.metrics import READY
 
 PROBE_TIMEOUT = 2.0  # seconds
@@ -32,13 +33,16 @@ async def readyz(request: web.Request) -> web.Response:
 async def _readiness(request: web.Request) -> tuple[bool, dict[str, bool]]:
     services, deps = request.app[SERVICES], request.app[DEPS]
     silent_after = deps.settings.actors.silent_after
-    (database, actors), (redis, _) = await asyncio.gather(
-        _asked(services.records.actors_live(silent_after)), _asked(services.limits.ping())
+    (database, actors), schema, (redis, _) = await asyncio.gather(
+        _asked(services.records.actors_live(silent_after)),
+        answers(services.records.schema_is_there),
+        _asked(services.limits.ping()),
     )
     broker = services.commands.connected and services.sources.hub.connected
-    ready = database and broker and not deps.streams.draining
+    ready = database and schema and broker and not deps.streams.draining
     checks = {
         "database": database,
+        "schema": schema,
         "broker": broker,
         "redis": redis,
         "actors": actors,

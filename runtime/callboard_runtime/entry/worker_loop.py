@@ -16,7 +16,7 @@ from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.entry.run_service import WorkerServices, execute_run
 from callboard_runtime.entry.running import RunningAttempts
 from callboard_runtime.garbage import leave_loaded_alone
-from callboard_runtime.observe.health import Health, database_answers
+from callboard_runtime.observe.health import Health, database_answers, schema_is_there
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.observe.worker import LEGS_ACTIVE, SLOTS
 from callboard_runtime.persistence.database import close_engine, create_engine
@@ -80,6 +80,7 @@ class WorkerLoop:
             self._thread.loop,
             {
                 "database": database_answers(self._services.engine),
+                "schema": schema_is_there(self._services.engine),
                 "broker": lambda: commands.connected and control is not None and control.connected,
                 "accepting": lambda: not self.attempts.draining,
             },

@@ -215,6 +215,7 @@ async def test_without_database_or_broker_the_front_says_so(settings: Settings, 
     async with serving(behind) as front:
         assert (await front.call("GET", "/readyz", as_={})).json["checks"] == {
             "database": True,
+            "schema": True,
             "broker": True,
             "redis": True,
             "actors": False,
