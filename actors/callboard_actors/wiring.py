@@ -167,6 +167,7 @@ async def _until_there(what: str, attempt: Callable[[], Awaitable[None]]) -> Non
     while True:
         try:
             return await attempt()
+        # A role that lacks its rights is a ProgrammingError.
         except (Unavailable, *CONNECTION_EXCEPTIONS, ProgrammingError) as error:
             if is_real_cancellation():  # an outage in the same moment must not hide it
                 raise asyncio.CancelledError from error
@@ -177,6 +178,4 @@ async def _until_there(what: str, attempt: Callable[[], Awaitable[None]]) -> Non
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, ProgrammingError):
-        return "its tables are missing; run `callboard migrate`"
     return str(error).partition("\n")[0] or type(error).__name__

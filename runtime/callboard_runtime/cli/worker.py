@@ -198,6 +198,7 @@ async def _wait_for(what: str, look: Look) -> None:
     while True:
         try:
             return await look()
+        # A role that lacks its rights is a ProgrammingError.
         except (Unavailable, ProgrammingError, TimeoutError, *CONNECTION_EXCEPTIONS) as error:
             if tries % SAY_EVERY == 0:
                 logger.warning("waiting for %s: %s", what, _short(error), extra={"action": "waiting"})
@@ -206,8 +207,4 @@ async def _wait_for(what: str, look: Look) -> None:
 
 
 def _short(error: BaseException) -> str:
-    from sqlalchemy.exc import ProgrammingError
-
-    if isinstance(error, ProgrammingError):
-        return "its tables are missing; run `callboard migrate`"
     return str(error).partition("\n")[0] or type(error).__name__
