@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from callboard_runtime.domain.commands import PruneSession
@@ -22,6 +22,8 @@ EVERY = 600.0  # seconds between two looks
 SOON = 5.0  # seconds, while more is due than one look takes
 AT_ONCE = 200  # runs, or epochs of the log, that one commit removes; the rest waits for the next look
 SESSIONS = 500  # commands per look
+AUDIT_ROWS = 5000  # that one look removes; the rest waits for the next
+CLAIMS = 1000  # the same; each may be as large as a request
 CLAIMS_KEPT = 3600.0  # seconds
 
 # Only what a commit can remove now: what has to wait would otherwise fill every look. The oldest goes first.
@@ -81,9 +83,18 @@ DELETE FROM runs WHERE id IN (
     AND NOT EXISTS (SELECT 1 FROM run_attempts o WHERE o.run_id = r.id AND o.epoch >= {log_begins})
   ORDER BY r.ended_at LIMIT {at_once}
 ) RETURNING 1"""
-_AUDIT = text("DELETE FROM audit_log WHERE at < now() - make_interval(secs => :seconds)")
-
-_CLAIMS = text("DELETE FROM command_claims WHERE created_at < now() - make_interval(secs => :seconds)")
+# All at once could take longer than a statement may, and so would every later try. No order: there is no index on the
+# time, and what is old comes first anyway.
+_AUDIT = text("""
+DELETE FROM audit_log WHERE id IN (
+  SELECT id FROM audit_log WHERE at < now() - make_interval(secs => :seconds) LIMIT :batch
+)
+""")
+_CLAIMS = text("""
+DELETE FROM command_claims WHERE id IN (
+  SELECT id FROM command_claims WHERE created_at < now() - make_interval(secs => :seconds) LIMIT :batch
+)
+""")
 
 
 async def due(connection: AsyncConnection, kept: RetentionSettings) -> tuple[list[PruneSession], bool]:
@@ -103,15 +114,18 @@ async def due(connection: AsyncConnection, kept: RetentionSettings) -> tuple[lis
     return list(commands.values()), more
 
 
-async def forget_audit(connection: AsyncConnection, kept: RetentionSettings) -> None:
-    """Remove old audit rows, which belong to no session's state."""
-    if kept.audit:
-        await connection.execute(_AUDIT, {"seconds": kept.audit})
+async def forget_audit(connection: AsyncConnection, kept: RetentionSettings) -> bool:
+    """Remove old audit rows, which belong to no session's state, at most `AUDIT_ROWS`; says whether more may be due."""
+    return bool(kept.audit) and await _forget(connection, _AUDIT, kept.audit, AUDIT_ROWS)
 
 
-async def forget_claims(connection: AsyncConnection) -> None:
-    """Remove large commands whose messages will not come again."""
-    await connection.execute(_CLAIMS, {"seconds": CLAIMS_KEPT})
+async def forget_claims(connection: AsyncConnection) -> bool:
+    """Remove large commands whose messages will not come again, at most `CLAIMS`; says whether more may be due."""
+    return await _forget(connection, _CLAIMS, CLAIMS_KEPT, CLAIMS)
+
+
+async def _forget(connection: AsyncConnection, statement: TextClause, seconds: float, batch: int) -> bool:
+    return (await connection.execute(statement, {"seconds": seconds, "batch": batch})).rowcount == batch
 
 
 def _limits(kept: RetentionSettings) -> dict[str, datetime]:

@@ -55,12 +55,12 @@ ORDER BY deadline LIMIT :batch
 """)
 
 _EXPIRED = text("""
-SELECT DISTINCT s.id AS session_id FROM runs r
+SELECT s.id AS session_id FROM runs r
 JOIN sessions s ON s.id = r.session_id
 CROSS JOIN LATERAL jsonb_array_elements(s.state_snapshot->'pending_tool_calls') AS call
 WHERE r.status = 'awaiting_input' AND (call->>'expires_at')::timestamptz < now()
   AND coalesce(call->>'status', 'PENDING_APPROVAL') IN ('PENDING_APPROVAL', 'PENDING_RESULT', 'OUTCOME_UNKNOWN')
-LIMIT :batch
+GROUP BY s.id ORDER BY min((call->>'expires_at')::timestamptz) LIMIT :batch
 """)
 
 _FORGET = text("DELETE FROM processes WHERE beat_at < now() - make_interval(secs => :forget_after)")
@@ -142,11 +142,11 @@ class Sweeper:
         commands, more = await retention.due(connection, self._kept)
         for command in commands:
             await self._tell(command.session_id, command)
-        if more:
+        more_audit = await retention.forget_audit(connection, self._kept)
+        more_claims = await retention.forget_claims(connection)
+        if more or more_audit or more_claims:
             # Not at every sweep: a look goes through all old runs, and says nothing to a session twice before this.
             self._next["retention"] = asyncio.get_running_loop().time() + retention.SOON
-        await retention.forget_audit(connection, self._kept)
-        await retention.forget_claims(connection)
 
     async def _clean_up(self, connection: AsyncConnection) -> None:
         await connection.execute(_FORGET, {"forget_after": FORGET_AFTER})

@@ -255,7 +255,7 @@ async def test_old_audit_rows_go(it: Actor) -> None:
     await it.send(accept("r1"))
     await it.send(c.CancelRun(session_id=SESSION, user_id=USER, run_id="r1", not_after=utcnow() + timedelta(minutes=1)))
     async with it.engine.begin() as db:
-        await retention.forget_audit(db, RetentionSettings(audit=60))
+        assert not await retention.forget_audit(db, RetentionSettings(audit=60))
     assert len(await it.rows("SELECT 1 FROM audit_log")) == 1
     async with it.engine.begin() as db:
         await db.exec_driver_sql("UPDATE audit_log SET at = at - interval '2 minutes'")

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from callboard_actors import retention
+from callboard_actors import sweeper as sweeper_module
 from callboard_actors.sweeper import Sweeper
 from callboard_runtime.domain.commands import Command, EnforceDeadline, ExpireToolCalls, ReapAttempt
 from callboard_runtime.domain.state_snapshot import PendingToolCall, StateSnapshot, ToolCallStatus
@@ -175,6 +177,18 @@ async def test_expires_open_calls_of_paused_runs_only(rows: Rows) -> None:
     assert await swept(rows, Told()) == [ExpireToolCalls(session_id=expired)]
 
 
+async def test_the_calls_that_expired_first_come_first(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = await rows.scalar("SELECT now()")
+
+    def call(minutes: int) -> PendingToolCall:
+        return PendingToolCall(tool_call_id=str(minutes), expires_at=now - timedelta(minutes=minutes))
+
+    sessions = [await rows.paused(call(minutes), call(1)) for minutes in (2, 6, 4, 3, 7, 5)]
+    monkeypatch.setattr(sweeper_module, "BATCH", 3)
+    first = [ExpireToolCalls(session_id=sessions[number]) for number in (4, 1, 5)]
+    assert await swept(rows, Told()) == first
+
+
 async def test_forgets_processes_that_are_silent_for_an_hour(rows: Rows) -> None:
     await rows.process("old", beat=3700)
     await rows.process("recent", beat=3500)
@@ -200,6 +214,42 @@ async def test_looks_again_soon_while_more_is_past_its_time_than_one_look_takes(
         if expected == 3:
             await rows.run("succeeded")
             await rows.execute("UPDATE runs SET ended_at = now() - interval '1 hour'")  # waits for the usual time
+
+
+@pytest.mark.parametrize(
+    ("most", "table", "seed"),
+    [
+        (
+            "AUDIT_ROWS",
+            "audit_log",
+            "INSERT INTO audit_log (id, actor, action, at)"
+            " SELECT gen_random_uuid(), 'u', 'x', now() - make_interval(secs => :age) FROM generate_series(1, :count)",
+        ),
+        (
+            "CLAIMS",
+            "command_claims",
+            "INSERT INTO command_claims (id, session_id, body, created_at)"
+            " SELECT gen_random_uuid(), gen_random_uuid(), '', now() - make_interval(secs => :age)"
+            " FROM generate_series(1, :count)",
+        ),
+    ],
+)
+async def test_forgets_a_bounded_number_of_rows_at_once_and_the_rest_soon(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, most: str, table: str, seed: str
+) -> None:
+    monkeypatch.setattr(retention, most, 2)
+    monkeypatch.setattr(retention, "SOON", 0.0)
+    hour = retention.CLAIMS_KEPT
+    await rows.execute(seed, age=hour + 60, count=5)
+    await rows.execute(seed, age=hour - 60, count=1)
+    kept = RetentionSettings(audit=hour)
+    sweeper = Sweeper(rows.engine, QUICK.model_copy(update={"retention": kept}), Told())
+    for left in (4, 2, 1):
+        await _sweep(rows, sweeper)
+        assert await rows.scalar(f"SELECT count(*) FROM {table}") == left
+    await rows.execute(seed, age=hour + 60, count=1)
+    await _sweep(rows, sweeper)
+    assert await rows.scalar(f"SELECT count(*) FROM {table}") == 2, "which waits for the usual time"
 
 
 async def test_says_a_thing_once_until_it_has_had_time_to_act(rows: Rows) -> None:
