@@ -130,7 +130,11 @@ class RunSettings(Section):
     history_tokens: int = Field(default=16_000, ge=100, description="Tokens of conversation sent to the model")
     approver_roles: Names = Field(default=(), description="Roles that may approve; none: the session's owner")
     approver_not_requester: bool = Field(default=False, description="Nobody may approve a call of their own run")
-    max_tool_result_bytes: int = Field(default=256 * 1024, ge=1024, description="Largest result of one tool call")
+    max_tool_result_bytes: int = Field(
+        default=256 * 1024,
+        ge=1024,
+        description="Largest result of one tool call, as JSON; a backend tool's has at most 262144 in any case",
+    )
     max_state_bytes: int = Field(default=64 * 1024, ge=1024, le=256 * 1024, description="Largest shared state")
     on_expiry: Literal["continue", "fail"] = Field(
         default="continue", description="What a run does when a pending tool call expires: go on without it, or fail"

@@ -25,7 +25,7 @@ from callboard_runtime.faults import fault_point
 from callboard_runtime.llm.messages import ModelAnswer, ToolCall
 from callboard_runtime.llm.threads import delegation_threads
 from callboard_runtime.observe.worker import REPLAYED
-from callboard_runtime.tools.execute import ToolResult, execute, failure
+from callboard_runtime.tools.execute import ToolResult, bounded, execute, failure
 from callboard_runtime.tools.spec import Tool, ToolContext
 from callboard_runtime.tools.state import StateChange, StateError, StateView
 
@@ -113,7 +113,7 @@ class Turn:
     ) -> ToolResult:
         instead = _instead(answered)
         if instead is not None:
-            return await self._record(call, instead, begin=True)
+            return await self._record(call, bounded(instead, self._run.settings.max_tool_result_bytes), begin=True)
         arguments = answered.args if answered is not None else arguments
         if (problem := offer.tool.problem(arguments)) is not None:
             return await self._record(call, failure(problem), begin=True)

@@ -22,6 +22,8 @@ from callboard_runtime.tools.spec import Tool, ToolContext
 
 logger = logging.getLogger(__name__)
 
+MAX_RESULT_BYTES = 256 * 1024  # as JSON: a command of 1 MiB has it twice, in a record and a message, and more beside it
+
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
@@ -51,7 +53,7 @@ async def _attempt(tool: Tool, arguments: Mapping[str, Any], context: ToolContex
     try:
         async with limit:
             value = await _call(tool.function, arguments, context)
-        return _bounded(_as_text(value), max_bytes)
+        return bounded(ToolResult(_as_text(value)), max_bytes)
     except Exception as error:  # a tool is a user's code, which may have timeouts of its own
         if limit.expired():
             return failure(f"no result after {tool.timeout:g} seconds; whether it took effect is not known")
@@ -89,8 +91,9 @@ def _as_text(value: Any) -> str:
     return clean(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
 
 
-def _bounded(text: str, max_bytes: int) -> ToolResult:
-    size = len(text.encode())
-    if size > max_bytes:
-        return failure(f"the result has {size} bytes, more than the {max_bytes} allowed; ask for less")
-    return ToolResult(text)
+def bounded(result: ToolResult, max_bytes: int) -> ToolResult:
+    """The result, or what the model is told in place of one that is larger, as JSON, than `max_bytes` or a command."""
+    size, most = len(orjson.dumps(result.content)) - 2, min(max_bytes, MAX_RESULT_BYTES)
+    if size > most:
+        return failure(f"the result has {size} bytes as JSON, more than the {most} allowed; ask for less")
+    return result

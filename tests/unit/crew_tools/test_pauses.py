@@ -128,3 +128,12 @@ async def test_a_human_decides_what_becomes_of_an_unknown_outcome(
     assert second.outcome is not None
     assert second.outcome.status == "finished"
     assert len(ran_tools) == runs
+
+
+async def test_a_result_that_a_human_gives_is_held_to_the_limit_of_a_tools_own(settings: Settings) -> None:
+    given = brief('call add with {"a": 1}', with_tools(ADD))
+    unknown = _died_inside(await run(given, settings))
+    call = PendingToolCall(tool_call_id=unknown[1].key.removeprefix("tool:"), tool_name="add", args={"a": 1})
+    answer = settled(call, "result", payload="\n" * 200_000)
+    ran = await run(dataclasses.replace(given, journal=(*unknown, answer)), settings)
+    assert "the result has 400000 bytes as JSON" in ran.journal.messages[0].content
