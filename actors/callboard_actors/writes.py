@@ -341,7 +341,7 @@ def _tool_call_settled(at: _At, event: e.ToolCallSettled) -> None:
 
 def _run_ended(at: _At, event: e.RunEnded) -> None:
     row: Row = {"id": event.run_id, "status": event.status, "ended_at": at.now, "deadline": None, "cancel_by": None}
-    row |= {"error_code": event.error_code, "error_message": event.error_message, "result": event.result}
+    row |= {"error_code": event.error_code, "error_message": event.error_message}
     run = _run_before(at, event.run_id)
     at.writes.update("runs", row | (_totals(run) if run else {}))
     at.writes.claimed.append(event.run_id)

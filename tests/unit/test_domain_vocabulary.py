@@ -76,7 +76,7 @@ COMMANDS: list[c.Command] = [
     c.RecordStep(**ATTEMPT, records=(RECORD,)),
     c.AppendEvents(**ATTEMPT),
     c.RequestTools(**ATTEMPT, calls=(CALL,), state={"a": 1}),
-    c.FinishRun(**ATTEMPT, status=RunStatus.FAILED, error_code="X", error_message="y", result=[1]),
+    c.FinishRun(**ATTEMPT, status=RunStatus.FAILED, error_code="X", error_message="y"),
     c.ReleaseRun(**ATTEMPT),
     c.ReapAttempt(session_id=SESSION, run_id=RUN, attempt_id=RUN),
     c.EnforceDeadline(session_id=SESSION, run_id=RUN),

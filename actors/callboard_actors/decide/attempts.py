@@ -158,17 +158,13 @@ def finish_run(turn: Turn, command: FinishRun) -> None:
     if is_repeated(turn.snapshot, command):
         return
     apply_work(turn, command, command.records, command.messages)
-    if command.state is not None:
-        turn.say(e.StateChanged(command.state))
     close_run(turn, _end_of(turn, command))
 
 
 def _end_of(turn: Turn, command: FinishRun) -> e.RunEnded:
     if turn.active.status is RunStatus.CANCELLING:
         return e.RunEnded(command.run_id, RunStatus.CANCELLED)
-    return e.RunEnded(
-        command.run_id, RunStatus(command.status), command.error_code, command.error_message, command.result
-    )
+    return e.RunEnded(command.run_id, RunStatus(command.status), command.error_code, command.error_message)
 
 
 def close_run(turn: Turn, end: e.RunEnded) -> None:

@@ -18,8 +18,7 @@ def terminal(run: ActiveRun, thread_id: str, end: e.RunEnded) -> AguiEvent:
     if end.status is RunStatus.FAILED:
         return run_events.run_error(end.error_message or "The run failed.", end.error_code or "FAILED", run.leg_usage)
     outcome = {"type": "cancelled" if end.status is RunStatus.CANCELLED else "success"}
-    finished = run_events.run_finished(thread_id, run.leg_run_id, outcome, run.leg_usage)
-    return finished | ({"result": end.result} if end.result is not None else {})
+    return run_events.run_finished(thread_id, run.leg_run_id, outcome, run.leg_usage)
 
 
 def adopt_tail(turn: Turn) -> None:

@@ -169,10 +169,8 @@ class FinishRun(_AttemptCommand):
     status: Literal[RunStatus.SUCCEEDED, RunStatus.FAILED]
     records: tuple[StepRecord, ...] = ()
     messages: tuple[NewMessage, ...] = ()
-    state: Any = None
     error_code: str | None = None
     error_message: str | None = None
-    result: Any = None
 
 
 class ReleaseRun(_AttemptCommand):

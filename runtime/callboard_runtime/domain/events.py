@@ -212,7 +212,6 @@ class RunEnded:
     status: RunStatus
     error_code: str | None = None
     error_message: str | None = None
-    result: Any = None
 
 
 @dataclass(frozen=True, slots=True)

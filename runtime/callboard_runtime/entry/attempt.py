@@ -137,15 +137,11 @@ class Attempt:
 
     # -- the end of the attempt ---------------------------------------------------------------------------------------
 
-    async def finish(
-        self, *, error_code: str | None = None, error_message: str | None = None, result: Any = None, state: Any = None
-    ) -> None:
+    async def finish(self, *, error_code: str | None = None, error_message: str | None = None) -> None:
         """End the run, successfully unless `error_code` says otherwise; sends what was emitted before."""
         status = RunStatus.FAILED if error_code else RunStatus.SUCCEEDED
         await self._last(
-            lambda frame: FinishRun(
-                **frame, status=status, error_code=error_code, error_message=error_message, result=result, state=state
-            )
+            lambda frame: FinishRun(**frame, status=status, error_code=error_code, error_message=error_message)
         )
 
     async def request_tools(

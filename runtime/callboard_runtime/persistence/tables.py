@@ -157,7 +157,7 @@ class RunRow(Base):
     leg: Mapped[int] = mapped_column(server_default=text("1"))
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
-    result: Mapped[Any | None]
+    result: Mapped[Any | None]  # always null: former releases write it, and it goes when nobody runs them any more
     deadline: Mapped[datetime | None]
     cancel_by: Mapped[datetime | None]
     calls: Mapped[int] = _zero()
