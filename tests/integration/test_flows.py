@@ -20,9 +20,9 @@ from callboard_runtime.domain.commands import StepRecord
 from callboard_runtime.domain.run_input import NewMessage, RunInput
 from callboard_runtime.domain.state_snapshot import ToolCallStatus
 from callboard_runtime.entry.brief import HistoryMessage, JournalRow, RunBrief
-from callboard_runtime.errors import ConfigError
+from callboard_runtime.errors import ConfigError, InvalidInput
 from callboard_runtime.settings import Settings
-from flow_packages import CONFIG, flow_packages
+from flow_packages import CONFIG, SET_PLAN, flow_packages
 from front_client import fresh
 from model_server import ANSWER, INPUT_TOKENS, ModelServer, served_model
 from unit.agui_verifier import verify
@@ -68,13 +68,6 @@ def brief(text: str, agent_id: str = "travel", *, flow: str | None = None, **mor
         "input": RunInput(tools=(SET_PLAN,)), "history": (HistoryMessage("user", text),),
     }  # fmt: skip
     return RunBrief(**(fields | more))
-
-
-SET_PLAN = {
-    "name": "set_plan",
-    "description": "Show the plan",
-    "parameters": {"type": "object", "properties": {"label": {"type": "string"}}},
-}
 
 
 class Ran:
@@ -259,6 +252,24 @@ async def test_a_model_asked_past_the_journal_ends_the_run(settings: Settings, m
     with pytest.raises(ConfigError, match=r"must await litellm\.acompletion"):
         await Ran(brief("hello", "plain", flow="travel_flows:PastLiteLLM")).run(settings)
     assert not model.served
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("message", "method work left 12000"),
+        ("result", "tool result has 12000"),
+        ("custom", "event PredictState has 12000"),
+    ],
+)
+async def test_more_than_a_command_could_carry_ends_the_run_and_is_not_shown(
+    settings: Settings, said: str, what: str
+) -> None:
+    """A single event that cannot be committed would keep even the end of the run from being told."""
+    ran = Ran(brief(said, "plain", flow="travel_flows:TooMuch"))
+    with pytest.raises(InvalidInput, match=f"^the flow's {what}"):
+        await ran.run(settings)
+    assert max(len(orjson.dumps(event)) for event in ran.sink.events) < 1000
 
 
 async def test_a_crew_inside_a_flow_ends_the_run_before_it_asks(settings: Settings) -> None:

@@ -27,6 +27,8 @@ from callboard_runtime.tools.state import StateError, bounded
 
 Json = dict[str, Any]
 
+MAX_LEFT_BYTES = 360 * 1024  # as JSON, of what a method leaves or shows: a command of 1 MiB has it twice, and more
+
 
 @dataclass(frozen=True, slots=True)
 class _Due:
@@ -91,11 +93,15 @@ class Progress:
                 self._stream.state_snapshot(self._bounded(_shared(_json(event.snapshot))))
             case "CUSTOM":
                 self._steps.live()
-                self._stream.custom(event.name, _json(event.value))
+                value = _json(event.value)
+                _check_size(f"event {event.name} has", orjson.dumps(value))
+                self._stream.custom(event.name, value)
             case "TOOL_CALL_RESULT":
                 self._steps.live()
+                content = clean(event.content)
+                _check_size("tool result has", orjson.dumps(content))
                 self._result_ids[event.tool_call_id] = event.message_id
-                self._stream.call_result(event.tool_call_id, clean(event.content), event.message_id)
+                self._stream.call_result(event.tool_call_id, content, event.message_id)
             case _:
                 pass
 
@@ -132,7 +138,8 @@ class Progress:
         place = f"{self._journal.prefix}{method}"
         key = f"{place}#{self._finishes[method]}"
         result: Json = {"messages": new, "state": changed}
-        digest = hashlib.sha256(orjson.dumps(result, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        left = orjson.dumps(result, option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.sha256(left).hexdigest()
         row = self._journal.find(key)
         if row is not None and row.status == "recorded":
             if row.digest != digest:
@@ -140,6 +147,7 @@ class Progress:
             return
         if later := [other for other in self._journal.unreplayed() if other.startswith((f"{place}@", f"{place}#"))]:
             raise ReplayDiverged(f"step {key}: not in the journal, which goes on with {later[0]}")
+        _check_size(f"method {method} left", left)
         self._steps.live()
         rows = tuple(map(self._shown, new))
         if changed is not None:
@@ -202,6 +210,11 @@ class Progress:
             return bounded(state, self._max_state)
         except StateError as error:
             raise InvalidInput(f"the flow's state: {error}") from None
+
+
+def _check_size(what: str, found: bytes) -> None:
+    if len(found) > MAX_LEFT_BYTES:
+        raise InvalidInput(f"the flow's {what} {len(found)} bytes as JSON; at most {MAX_LEFT_BYTES} can be kept")
 
 
 def _shared(state: Mapping[str, Any]) -> Json:

@@ -85,6 +85,20 @@ class PlainFlow(Flow[CopilotKitState]):
         self.state.messages.append({"role": "assistant", "content": " | ".join(texts)})
 
 
+class TooMuch(Flow[CopilotKitState]):
+    """Says, or shows, more than any command to the session's actor could carry."""
+
+    @start()
+    async def work(self) -> None:
+        match self.state.messages[-1]["content"]:
+            case "message":
+                self.state.messages.append({"role": "assistant", "content": "x" * 1_200_000})
+            case "result":
+                await copilotkit_emit_tool_result("call", "\n" * 600_000)
+            case "custom":
+                await copilotkit_predict_state({"x" * 1_200_000: {"tool_name": "set_plan", "tool_argument": "plan"}})
+
+
 class CrewInside(Flow[CopilotKitState]):
     """Has an agent of CrewAI do the work."""
 
