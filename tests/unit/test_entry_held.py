@@ -10,7 +10,7 @@ from callboard_runtime.domain.run_input import NewMessage
 from callboard_runtime.domain.usage import CallUsage
 from callboard_runtime.entry.held import MAX_HELD_BYTES, HeldWork, Work
 
-MOVES = st.lists(st.sampled_from(["answer", "message", "take", "refused"]), max_size=60)
+MOVES = st.lists(st.sampled_from(["answer", "message", "take", "sent", "refused"]), max_size=60)
 
 
 def answer(key: str) -> Work:
@@ -32,6 +32,10 @@ async def test_it_keeps_its_bound_and_its_order_whatever_comes_back(moves: list[
         elif move == "take":
             sent += [record.key for record in away.records]
             away = held.take()
+        elif move == "sent":
+            sent += [record.key for record in away.records]
+            held.sent()
+            away = Work()
         else:
             held.put_back(away)
             away = Work()
@@ -40,6 +44,14 @@ async def test_it_keeps_its_bound_and_its_order_whatever_comes_back(moves: list[
     sent += [record.key for work in (away, held.take()) for record in work.records]
     held.drop()
     assert sent == expected
+
+
+async def test_what_was_sent_takes_no_room() -> None:
+    held, most = HeldWork(lambda: None), MAX_HELD_BYTES // answer("00").bytes()
+    for _ in range(3):
+        assert [held.hold(answer(f"{number:02}")) for number in range(most + 1)] == [True] * most + [False]
+        held.take()
+        held.sent()
 
 
 async def test_what_a_tool_came_to_is_never_held() -> None:

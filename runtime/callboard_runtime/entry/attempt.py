@@ -249,11 +249,12 @@ class Attempt:
                 return held.on(make(frame))
 
             try:
-                events = await self._send_surplus(make_all)
-                return await self._send(make_all, events)
+                answer = await self._send(make_all, await self._send_surplus(make_all))
             except CallboardError:
                 self._held.put_back(held)
                 raise
+            self._held.sent()
+            return answer
 
     async def _send_surplus(self, make: Callable[[dict[str, Any]], AttemptCommand]) -> EventBatch | None:
         """Send ahead what does not fit into the command; returns what does."""

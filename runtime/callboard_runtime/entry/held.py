@@ -44,7 +44,7 @@ class HeldWork:
         self._on_overdue = on_overdue
         self._work = Work()
         self._bytes = 0  # of the work
-        self._away = 0  # bytes of what was taken last: it may come back
+        self._away = 0  # bytes of what was taken and not sent yet: it may come back
         self._timer: asyncio.TimerHandle | None = None
 
     def __bool__(self) -> bool:
@@ -67,11 +67,15 @@ class HeldWork:
         return True
 
     def take(self) -> Work:
-        """All of it; whoever takes it sends it, or puts it back."""
+        """All of it; whoever takes it says that it was `sent`, or puts it back."""
         work, self._work = self._work, Work()
         self._away, self._bytes = self._bytes, 0
         self._stop()
         return work
+
+    def sent(self) -> None:
+        """What was taken has taken effect: there is room for as much again."""
+        self._away = 0
 
     def put_back(self, work: Work) -> None:
         """The command that carried it was refused: it is still due, before what has come since."""
