@@ -151,6 +151,8 @@ class BrokerLink(Generic[L]):
             except Exception:
                 logger.exception("%s: connecting failed", self._name, extra={"action": "broker_failed"})
                 self._failures += 1
+            if is_real_cancellation():  # an outage in the same moment must not hide it: `close` waits for the end
+                raise asyncio.CancelledError
             await asyncio.sleep(self._pause())
 
     async def _serve(self) -> None:
@@ -158,7 +160,10 @@ class BrokerLink(Generic[L]):
         properties: FieldTable = {"connection_name": self._name}
         connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT, client_properties=properties)
         try:
-            line = await asyncio.wait_for(self._build(connection), CONNECT_TIMEOUT)
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                line = await self._build(connection)
+            if is_real_cancellation():  # what was awaited was done in the same moment, and is used by nobody
+                raise asyncio.CancelledError
             with self._in_use(line):
                 await _until_lost(connection, line)
         finally:
