@@ -65,6 +65,9 @@ class Connections:
             connection = await self._pool.acquire()
             try:
                 return await connection.fetch(statement, *parameters)
+            except asyncpg.ReadOnlySQLTransactionError:
+                connection.terminate()  # it would stay so, also when there is a primary again
+                raise
             finally:
                 # After a timeout the server is asked to stop, and is not waited for longer than this.
                 await self._pool.release(connection, timeout=CLOSE_TIMEOUT)

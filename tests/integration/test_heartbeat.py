@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
+from callboard_actors.connections import Connections
 from callboard_runtime.errors import Unavailable
 from callboard_runtime.persistence import migrate
 from callboard_runtime.persistence.database import connect, create_engine, transaction
 from callboard_runtime.persistence.heartbeats import Heartbeat
+from callboard_runtime.settings import Settings
 from services import PostgresServer
 from waiting import until
 
@@ -187,9 +190,10 @@ async def test_an_error_of_its_own_does_not_end_it(
     assert "no heartbeat: ZeroDivisionError" in caplog.text
 
 
-async def test_a_moment_without_a_primary_is_an_outage(postgres_url: str) -> None:
-    picky = create_engine(writable_only(postgres_url), pool=0)
-    careless = create_engine(postgres_url, pool=0)
+async def test_a_moment_without_a_primary_is_an_outage_and_over_after_it(postgres_url: str) -> None:
+    """What was connected in that moment would stay read-only for ever: it is not kept."""
+    picky, careless = create_engine(writable_only(postgres_url), pool=1), create_engine(postgres_url, pool=1)
+    commits = await Connections.open(Settings(database_url=SecretStr(postgres_url)), 1, "commits")
     async with nothing_writable(postgres_url):
         with pytest.raises(Unavailable, match="TargetServerAttributeNotMatched"):
             async with connect(picky) as connection:
@@ -197,5 +201,11 @@ async def test_a_moment_without_a_primary_is_an_outage(postgres_url: str) -> Non
         with pytest.raises(Unavailable, match="ReadOnlySQLTransactionError"):
             async with transaction(careless) as connection:
                 await connection.execute(text("DELETE FROM processes"))
-    async with transaction(picky) as connection:
-        await connection.execute(text("DELETE FROM processes"))
+        with pytest.raises(Unavailable, match="ReadOnlySQLTransactionError"):
+            await commits.fetch("DELETE FROM processes")
+    await commits.fetch("DELETE FROM processes")
+    await commits.close()
+    for engine in (picky, careless):
+        async with transaction(engine) as connection:
+            await connection.execute(text("DELETE FROM processes"))
+        await engine.dispose()

@@ -13,8 +13,8 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from sqlalchemy import make_url
-from sqlalchemy.engine import URL
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -75,7 +75,7 @@ def create_engine(
         if size
         else {"poolclass": NullPool}
     )
-    return create_async_engine(
+    engine = create_async_engine(
         target,
         json_serializer=dump_json,
         json_deserializer=orjson.loads,
@@ -90,6 +90,14 @@ def create_engine(
         },
         **sizes,
     )
+    event.listen(engine.sync_engine, "handle_error", _leave_what_is_read_only)
+    return engine
+
+
+def _leave_what_is_read_only(context: ExceptionContext) -> None:
+    """A connection to a server that cannot be written stays one, also when there is a primary again: none is kept."""
+    if isinstance(context.original_exception.__cause__, asyncpg.ReadOnlySQLTransactionError):
+        context.is_disconnect = True
 
 
 def _server_settings(name: str) -> dict[str, str]:
