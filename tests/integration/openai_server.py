@@ -63,6 +63,7 @@ STREAMS = {
     "refused": tail("content_filter"),
     "garbage": ["data: <html>not json</html>\n\n"],
     "broken": [*text_stream()],
+    "late-error": ["".join([*text_stream(), 'data: {"error": {"message": "overloaded"}}\n\n'])],  # in one read
 }
 ERRORS = {
     "401": (401, "Incorrect API key provided: {key}"),
@@ -106,8 +107,10 @@ async def stream(request: web.Request, model: str) -> web.StreamResponse:
             await response.write(chunk({"content": f"w{number} "}).encode())
         await response.write("".join(tail()).encode())
         return response
-    for line in STREAMS[model.removesuffix("-cut")]:
+    for line in STREAMS[model.removeprefix("paced-").removesuffix("-cut")]:
         await response.write(line.encode())
+        if model.startswith("paced-"):
+            await asyncio.sleep(0.01)  # a model takes its time: what it says comes in more than one read
     if model.endswith("-cut") and request.transport is not None:
         request.transport.abort()
     return response

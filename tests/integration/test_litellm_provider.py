@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import openai
 import orjson
 import pytest
 
@@ -32,6 +33,7 @@ from callboard_runtime.llm.errors import (
 )
 from callboard_runtime.llm.messages import ModelAnswer, ModelCall, ToolCall, Usage
 from callboard_runtime.llm.provider import Target
+from callboard_runtime.llm.reads import read_together
 from callboard_runtime.llm.request import Request
 from callboard_runtime.llm.setup import close_clients
 from callboard_runtime.settings import LlmSettings
@@ -112,11 +114,11 @@ async def ask(server: str, model: str, settings: LlmSettings = SETTINGS, kind: s
     return answer
 
 
-async def test_text_is_streamed_piece_by_piece_and_counted(server: str) -> None:
+async def test_text_is_streamed_and_counted(server: str) -> None:
     made, screen = request(server, "ok")
     answer = await made.run()
     assert answer.text == "Hello wörld"
-    assert [piece for kind, piece in screen.shown if kind == "text"] == ["Hel", "lo ", "wör", "ld"]
+    assert _joined(screen) == {"text": "Hello wörld"}  # what is read together is shown together
     assert made.builder.usage == Usage(11, 7, 4, 3)
     usage = made.usage()
     assert (usage.cached_tokens, usage.reasoning_tokens, usage.estimated, usage.cost) == (4, 3, False, None)
@@ -266,6 +268,34 @@ async def test_the_short_way_and_litellms_own_say_the_same(
     ]
     assert fast.builder.usage == slow.builder.usage
     assert _joined(fast_screen) == _joined(slow_screen)
+
+
+@pytest.mark.parametrize("model", ["ok", "tools", "reasoning", "nul"])
+async def test_streams_that_are_read_together_say_the_same(server: str, model: str) -> None:
+    by_itself, shown = request(server, model)
+    expected = await by_itself.run()
+    windows: list[float] = []
+    read_together(lambda: windows.append(0.02) or windows[-1])
+    together, shown_together = request(server, f"paced-{model}")
+    answer = await together.run()
+    assert windows  # LiteLLM's response still tells its end: else every token would be read as it comes
+    assert (answer.text, answer.reasoning, answer.finish) == (expected.text, expected.reasoning, expected.finish)
+    assert together.builder.usage == by_itself.builder.usage
+    assert _joined(shown_together) == _joined(shown)
+
+
+async def test_the_end_of_a_stream_is_not_waited_for(server: str) -> None:
+    read_together(lambda: 3600.0)
+    made, _ = request(server, "paced-ok")
+    async with asyncio.timeout(60):
+        assert (await made.run()).text == "Hello wörld"
+
+
+async def test_what_came_before_an_error_of_the_stream_is_kept(server: str) -> None:
+    made, screen = request(server, "late-error")
+    with pytest.raises(openai.APIError):
+        await made.run()
+    assert _joined(screen) == {"text": "Hello wörld"}
 
 
 def _joined(screen: Screen) -> dict[str, str]:

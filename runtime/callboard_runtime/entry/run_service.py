@@ -65,7 +65,15 @@ class WorkerServices:
     def window(self) -> float:
         """Seconds in which deltas are joined: twice as long while many runs share the process."""
         window = self.settings.worker.coalesce_ms / 1000
-        return min(LONGEST_WINDOW, window * 2) if len(self.attempts) > BUSY else window
+        return min(LONGEST_WINDOW, window * 2) if self._busy else window
+
+    def reading_window(self) -> float:
+        """Seconds in which tokens are read together: the same while many runs share the process, else 0."""
+        return self.window() if self._busy else 0.0
+
+    @property
+    def _busy(self) -> bool:
+        return len(self.attempts) > BUSY
 
 
 async def execute_run(session_id: UUID, run_id: UUID, leg: int, services: WorkerServices) -> None:

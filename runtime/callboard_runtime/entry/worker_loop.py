@@ -16,6 +16,7 @@ from callboard_runtime.entry.loop_thread import LoopThread
 from callboard_runtime.entry.run_service import WorkerServices, execute_run
 from callboard_runtime.entry.running import RunningAttempts
 from callboard_runtime.garbage import leave_loaded_alone
+from callboard_runtime.llm.reads import read_together
 from callboard_runtime.observe.health import Health, database_answers, schema_is_there
 from callboard_runtime.observe.metrics import watch_engine, watch_heartbeat
 from callboard_runtime.observe.worker import LEGS_ACTIVE, SLOTS
@@ -128,7 +129,9 @@ class WorkerLoop:
         self._control = control
         # What it reads of a run is pinned: a transaction would only be two more round trips.
         reading = engine.execution_options(isolation_level="AUTOCOMMIT")
-        return WorkerServices(settings, self.process, commands, lanes, tail, reading, self.attempts)
+        services = WorkerServices(settings, self.process, commands, lanes, tail, reading, self.attempts)
+        read_together(services.reading_window)
+        return services
 
 
 def process_id() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
@@ -84,11 +84,31 @@ async def _short_way(raw: Any) -> AsyncGenerator[Delta]:
 
     LiteLLM's wrapper around them costs more than the rest of a run together, and changes nothing about such chunks.
     """
-    chunks = openai_chunks(raw) if _is_openais(raw) else raw
-    async for chunk in chunks:
-        delta = read_chunk(chunk)
-        if delta is not None:
+    if _is_openais(raw):
+        async for chunks in openai_chunks(raw):
+            for delta in joined(read_chunk(chunk) for chunk in chunks):
+                yield delta
+        return
+    async for chunk in raw:
+        if (delta := read_chunk(chunk)) is not None:
             yield delta
+
+
+def joined(deltas: Iterable[Delta | None]) -> Iterator[Delta]:
+    """The deltas that say something; neighbours that only have text become one."""
+    text: list[str] = []
+    for delta in deltas:
+        if delta is None:
+            continue
+        if delta.text and delta == Delta(delta.text):
+            text.append(delta.text)
+            continue
+        if text:
+            yield Delta("".join(text))
+            text.clear()
+        yield delta
+    if text:
+        yield Delta("".join(text))
 
 
 async def _litellms_way(response: Any) -> AsyncGenerator[Delta]:
@@ -163,7 +183,7 @@ def read_usage(usage: Any) -> Usage | None:
 
 
 def _member(holder: Any, name: str) -> Any:
-    if isinstance(holder, dict | Mapping):
+    if type(holder) is dict or isinstance(holder, Mapping):  # the first for speed: it is asked for every token
         return cast(Mapping[str, Any], holder).get(name)
     return getattr(holder, name, None)
 

@@ -12,6 +12,8 @@ from typing import Any, cast
 import orjson
 from openai import APIError, AsyncStream
 
+from callboard_runtime.llm.reads import StreamReads
+
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 1024 * 1024  # of one event; no provider comes near it, and what never ends would fill the memory
 
@@ -50,21 +52,36 @@ class EventReader:
         return events
 
 
-async def openai_chunks(stream: AsyncStream[Any]) -> AsyncGenerator[dict[str, Any]]:
-    """What an OpenAI SDK's stream would yield, as plain objects, with the same errors.
+async def openai_chunks(stream: AsyncStream[Any]) -> AsyncGenerator[list[dict[str, Any]]]:
+    """What an OpenAI SDK's stream would yield, as plain objects, those of one read together; with the same errors.
 
     Raises openai.APIError for an error inside the stream, ValueError for what is no JSON, and httpx's errors.
     """
-    reader = EventReader()
+    reader, reads = EventReader(), StreamReads(stream.response)
     async for chunk in stream.response.aiter_bytes():
-        for data in reader.feed(chunk):
-            if data.startswith(DONE):
-                return
-            event = parse(data)
-            if isinstance(event, dict):
-                found = cast(dict[str, Any], event)
-                _raise_error(found, stream)
-                yield found
+        found: list[dict[str, Any]] = []
+        try:
+            done = _read_events(reader.feed(chunk), found, stream)
+        except Exception:
+            yield found  # what came before the error is part of the answer
+            raise
+        yield found
+        if done:
+            return
+        await reads.pause()
+
+
+def _read_events(events: list[bytes], found: list[dict[str, Any]], stream: AsyncStream[Any]) -> bool:
+    """Add the objects to those `found`; returns whether the stream said that it ends."""
+    for data in events:
+        if data.startswith(DONE):
+            return True
+        event = parse(data)
+        if isinstance(event, dict):
+            chunk = cast(dict[str, Any], event)
+            _raise_error(chunk, stream)
+            found.append(chunk)
+    return False
 
 
 def parse(data: bytes) -> Any:
