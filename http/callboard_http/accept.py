@@ -47,7 +47,8 @@ class Acceptance:
         if request.answers:
             return await self._answers(principal, session_id, request)
         shown = [message.message_id for message in request.user_messages]
-        known = await self._records.known_messages(session_id, shown) if shown else set[str]()
+        # Clients show all of a thread each time. What is known need not travel; a single one the actor itself drops.
+        known = await self._records.known_messages(session_id, shown) if len(shown) > 1 else set[str]()
         return await self._send(
             AcceptRun(
                 session_id=session_id,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from callboard_runtime.garbage import leave_loaded_alone
 from callboard_runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ async def serve(settings: Settings, listening: Callable[[int], None] | None = No
         site = web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG)
         await site.start()
         _give_up_stalled(site)
+        leave_loaded_alone()
         port = int(runner.addresses[0][1])
         logger.info("listening on http://%s:%s", settings.http.host, port, extra={"action": "listening"})
         if listening:

@@ -129,14 +129,15 @@ class EventHub:
     def connected(self) -> bool:
         return self._link.current is not None
 
-    async def add(self, subscription: Subscription) -> None:
+    async def add(self, subscription: Subscription) -> bool:
         """Deliver to it from now on; what was published before is in the log or the tail.
 
-        While the broker is away, or silent for `BIND_TIMEOUT`, the subscription stays silent; it is poked when the
-        broker is back and its lane is bound.
+        Returns whether its lane was bound already: this front has heard of its session all along. While the broker is
+        away, or silent for `BIND_TIMEOUT`, the subscription stays silent; it is poked when the broker is back and its
+        lane is bound.
         """
         self._sessions.setdefault(str(subscription.key.session_id), set()).add(subscription)
-        await self._listen(lane_of(subscription.key.session_id))
+        return await self._listen(lane_of(subscription.key.session_id))
 
     def remove(self, subscription: Subscription) -> None:
         session = str(subscription.key.session_id)
@@ -152,16 +153,19 @@ class EventHub:
         for subscription in [one for group in chosen for one in group]:
             subscription.poke()
 
-    async def _listen(self, lane: int) -> None:
+    async def _listen(self, lane: int) -> bool:
         self._lanes[lane] += 1
         if timer := self._unbinding.pop(lane, None):
             timer.cancel()
-        if self._line is not None:
-            binding = self._line.bind(lane)
-            if not binding.done():
-                await asyncio.wait((binding,), timeout=BIND_TIMEOUT)
-            if not binding.done():
-                binding.add_done_callback(lambda _: self.poke())  # what was published in the meantime went past
+        if self._line is None:
+            return False
+        binding = self._line.bind(lane)
+        if binding.done():
+            return self.connected and not (binding.cancelled() or binding.exception())
+        await asyncio.wait((binding,), timeout=BIND_TIMEOUT)
+        if not binding.done():
+            binding.add_done_callback(lambda _: self.poke())  # what was published in the meantime went past
+        return False
 
     def _leave(self, lane: int) -> None:
         self._lanes[lane] -= 1

@@ -32,6 +32,7 @@ FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0  # seconds between two looks at the log whil
 SOON = 4  # looks in a row that find the tail unreadable before the next one waits for a heartbeat
 DEAF_LOOK = 1.0  # seconds between two looks while nothing can arrive live
 BEAT = 0.5  # seconds: heartbeats are due at multiples of it
+FRESH_LOOK = 3.0  # seconds until the log of a leg is read that had nothing in it a moment ago
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,9 @@ class Sources:
 class LegReader:
     """Follows a leg from `after` to its closing event; `0-0` follows it from its start.
 
-    The `prelude` is sent before anything else. `heartbeat` is in seconds, and so is `lasting`, after which the reader
-    stops. Holds at most `buffer` bytes of live chunks, and one page of the log.
+    The `prelude` is sent before anything else. Of a `fresh` leg, which nobody had begun a moment ago, the log is not
+    read before something is missing. `heartbeat` is in seconds, and so is `lasting`, after which the reader stops.
+    Holds at most `buffer` bytes of live chunks, and one page of the log.
     """
 
     __slots__ = (
@@ -57,6 +59,7 @@ class LegReader:
         "_blind",
         "_buffer",
         "_ended",
+        "_fresh",
         "_heartbeat",
         "_key",
         "_live",
@@ -83,6 +86,7 @@ class LegReader:
         buffer: int,
         prelude: Prelude | None = None,
         lasting: float = inf,
+        fresh: bool = False,
     ) -> None:
         self.position = after
         self._sources, self._key = sources, key
@@ -93,6 +97,7 @@ class LegReader:
         self._ready: list[Chunk] = []
         self._shown = Shown()
         self._begun = self._ended = self._stopped = self._blind = self._tail_unread = False
+        self._fresh = fresh  # what comes live may be all there is
         self._misses = 0  # looks in a row that found nothing of what is known to be missing
         self._next_look = 0.0
         self._prelude = prelude.chunks if prelude else []
@@ -105,11 +110,12 @@ class LegReader:
 
         It also ends when this reader has to be told anew where the leg stands. Never raises for an outage.
         """
-        self._live.poke()
         while self._prelude:
             yield self._prelude.pop(0)
         try:
-            await self._sources.hub.add(self._live)
+            heard = await self._sources.hub.add(self._live)
+            self._fresh &= heard
+            self._live.look |= not self._fresh
             while not (self._ended or self._stopped or self._loop.time() >= self._until):
                 if self._ready:
                     if chunk := self._send(self._ready.pop(0)):
@@ -175,7 +181,7 @@ class LegReader:
 
     async def _look(self) -> None:
         """Read the next page of the log and, behind its end, the tail."""
-        self._live.look = False
+        self._live.look = self._fresh = False
         before = self.position
         try:
             page = await self._sources.log.page(self._key, before)
@@ -276,6 +282,8 @@ class LegReader:
         if self._behind():
             return max(0.001, self._next_look - now)
         patience = self._heartbeat if self._sources.hub.connected else min(self._heartbeat, DEAF_LOOK)
+        if self._fresh and not self._begun:
+            return min(patience, FRESH_LOOK)
         return max(0.001, min(patience - now % min(BEAT, patience / 4), self._until - now))
 
     async def _ought_to_look(self) -> bool:

@@ -32,11 +32,15 @@ LONGEST = 24 * 3600  # seconds of one connection
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A leg, or a session, the event after which to read on, and what to say before that."""
+    """A leg, or a session, the event after which to read on, and what to say before that.
+
+    `fresh`: the leg had no events when its run was accepted, which was just now.
+    """
 
     key: LegKey | SessionKey
     after: EventId
     prelude: Prelude | None = None
+    fresh: bool = False
 
 
 def leg_key(opening: Opening, leg: OpenLeg | None) -> LegKey:
@@ -85,6 +89,7 @@ async def follow(
         buffer=settings.reader_buffer_bytes,
         prelude=place.prelude,
         lasting=_lasting(principal) if resumable else inf,
+        fresh=place.fresh,
     )
     deps.streams.add(reader, principal.user_id, resumable=resumable)
     try:

@@ -61,6 +61,13 @@ async def listen(hub: EventHub, leg: LegKey, limit: int = LIMIT) -> Subscription
     return subscription
 
 
+async def test_a_subscription_is_told_whether_its_lane_was_heard_all_along(hub: EventHub):
+    mine = key()
+    first, second = Subscription(mine, LIMIT), Subscription(mine, LIMIT)
+    assert not await hub.add(first)  # what was published while the lane was being bound went past
+    assert await hub.add(second)
+
+
 async def send(lanes: LanePublisher, leg: LegKey, seq: int, text: str = "x", closing: bool = False) -> None:
     await lanes.publish(leg.session_id, leg.run_id, leg.leg, batch(2, seq, [delta(text)]), EventId(2, seq - 1), closing)
 

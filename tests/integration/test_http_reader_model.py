@@ -50,9 +50,13 @@ class TakeOver:
 
 @dataclass(frozen=True)
 class Join:
-    """A reader comes, at the start or after the `back`-th last committed event."""
+    """A reader comes, at the start or after the `back`-th last committed event.
+
+    It may be told that the leg is fresh, though that need not be true: it costs time at most.
+    """
 
     back: int | None
+    fresh: bool = False
 
 
 Step = Emit | Commit | TakeOver | Join
@@ -62,7 +66,7 @@ steps = st.lists(
         st.builds(Emit, st.integers(1, 4), st.booleans(), st.booleans()),
         st.builds(Commit, st.integers(0, 3)),
         st.builds(TakeOver, st.booleans()),
-        st.builds(Join, st.none() | st.integers(0, 5)),
+        st.builds(Join, st.none() | st.integers(0, 5), st.booleans()),
     ),
     max_size=14,
 )
@@ -97,8 +101,8 @@ class Play:
                     await self.stage.commit(self.leg, upto)
             case TakeOver(live):
                 await self.begin(live, {"type": "MESSAGES_SNAPSHOT", "messages": []})
-            case Join(back):
-                self.join(back)
+            case Join(back, fresh):
+                self.join(back, fresh)
         await asyncio.sleep(0)
 
     async def begin(self, live: bool, *opening: AguiEvent) -> None:
@@ -115,10 +119,11 @@ class Play:
         await self.stage.close(self.leg, end, live=live)
         self._note((end,), first)
 
-    def join(self, back: int | None) -> None:
+    def join(self, back: int | None, fresh: bool = False) -> None:
         committed = [event_id for event_id, _ in self.whole if event_id <= self.leg.log]
         after = ORIGIN if back is None or back >= len(committed) else committed[-1 - back]
-        reader = LegReader(self.sources, self.leg.key, after=after, heartbeat=0.15, buffer=self.buffer)
+        fresh = fresh and after == ORIGIN
+        reader = LegReader(self.sources, self.leg.key, after=after, heartbeat=0.15, buffer=self.buffer, fresh=fresh)
         self.readers.append((after, asyncio.create_task(_read(reader))))
 
     async def _emit(self, size: int, live: bool, tail: bool) -> None:
@@ -157,6 +162,7 @@ async def test_every_reader_sees_the_log(
     play = Play(stage, sources, await stage.add_run(thread=f"t{name}", run=f"r{name}"), buffer)
     if not begun:
         play.join(None)
+        play.join(None, fresh=True)
     await play.begin(True, started(f"r{name}"))
     play.join(None)
     for step in steps:

@@ -50,7 +50,7 @@ async def run_agent(request: web.Request, principal: Principal, agent_id: str, b
     deps.metrics.runs_accepted += 1
     if asked.answers and answer.status is RunStatus.AWAITING_INPUT:
         return await _still_open(request, principal, asked)
-    place = Place(await _leg(request, principal, answer), ORIGIN)
+    place = Place(await _leg(request, principal, answer), ORIGIN, fresh=answer.status is RunStatus.QUEUED)
     return await follow(request, place, principal, protocol=asked.protocol_version, resumable=False)
 
 
