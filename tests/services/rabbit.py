@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from callboard_runtime.embedded.paths import free_port
@@ -169,7 +170,12 @@ class RabbitServer(ServiceProcess):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._log_start = len(self._server_log.read_text(errors="replace")) if self._server_log.exists() else 0
-        return super()._spawn()
+        process = super()._spawn()
+        # As a batch process it finishes what others are at before it looks at what they have just sent: on cores that
+        # all share, that is a quarter less work for it. Not every sandbox allows it, nor has every system such a thing.
+        with suppress(OSError, AttributeError):
+            os.sched_setscheduler(process.pid, os.SCHED_BATCH, os.sched_param(0))
+        return process
 
     def log_tail(self, lines: int = 30) -> str:
         own = self._server_log.read_text(errors="replace").splitlines()[-lines:] if self._server_log.exists() else []
