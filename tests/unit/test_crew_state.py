@@ -55,6 +55,19 @@ def test_text_may_mention_the_character_that_it_must_not_hold() -> None:
         view.replace({"note": "a\\\0"})
 
 
+def test_changes_that_are_larger_than_a_state_may_be_are_shown_as_the_state_that_they_left() -> None:
+    shared = SharedState({"log": ""}, max_bytes=1024)
+    view, other = shared.view(), shared.view()
+    for number in range(100):
+        view.patch([{"op": "replace", "path": "/log", "value": f"{number:0500}"}])
+    other.patch([{"op": "add", "path": "/more", "value": 1}])
+    first, second = shared.take(view), shared.take(other)
+    assert first is not None
+    assert (first.value, first.operations) == ({"log": f"{99:0500}"}, None)
+    assert second is not None
+    assert second.operations == ({"op": "add", "path": "/more", "value": 1},)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "statetools.py").write_text(MODULE)

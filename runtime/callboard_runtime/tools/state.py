@@ -75,7 +75,8 @@ class SharedState:
         before = self._value
         self._value = bounded(applied(before, view.operations), self._max_bytes)
         whole = before is None or any(operation["path"] == "" for operation in view.operations)
-        return StateChange(self._value, None if whole else view.operations)
+        long = len(orjson.dumps(view.operations)) > self._max_bytes  # a tool may change the same place many times
+        return StateChange(self._value, None if whole or long else view.operations)
 
 
 def applied(value: Any, operations: Iterable[Operation]) -> Any:
