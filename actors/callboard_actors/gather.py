@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from callboard_actors.facts import NO_TAKEOVER, Facts, KnownAttempt, KnownRun, Policy, Takeover
 from callboard_actors.look import Found
+from callboard_actors.sessions import Held
 from callboard_runtime.agui.open_parts import OpenParts
 from callboard_runtime.config.loader import Rows, resolve_rows
 from callboard_runtime.domain import commands as c
@@ -84,6 +85,15 @@ class Gatherer:
             run = snapshot.active
             return run.attempt_id is not None or run.leg_started or run.leg > 1
         return isinstance(command, MAY_FORCE) and snapshot.active is not None
+
+    def at_hand(self, held: Held, command: c.Command) -> Facts | None:
+        """The facts of a command that needs no read; None if it needs one."""
+        if not self.needs_reads(held.snapshot, command):
+            return self.bare()
+        run = held.snapshot.active
+        if isinstance(command, c.StartRun) and held.untried and run and run.run_id == command.run_id:
+            return None if held.snapshot.queue else replace(self.bare(), input=held.untried)
+        return None
 
     def bare(self) -> Facts:
         return Facts(now=utcnow(), policy=self._policy, takeover=NO_TAKEOVER)

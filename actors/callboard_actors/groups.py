@@ -28,6 +28,7 @@ from callboard_runtime.domain import events as e
 from callboard_runtime.domain.commands import ClaimCheck, Command, Reply
 from callboard_runtime.domain.events import SUPERSEDED
 from callboard_runtime.domain.ids import utcnow
+from callboard_runtime.domain.run_input import RunInput
 from callboard_runtime.errors import Refused
 from callboard_runtime.observe import tracing
 from callboard_runtime.observe.tracing import NO_SPAN
@@ -38,6 +39,7 @@ COMMITS = 2  # under way at once, the second one only for a full group
 READS = 1  # reads under way at once
 LONG_READS = 4  # the same, of commands that need several reads or Redis
 CLAIMS = 4  # large commands fetched at once
+SMALL = 4096  # bytes of a command that its session may hold on to: there are thousands of sessions in memory
 CONNECTIONS = COMMITS + READS
 
 
@@ -76,6 +78,7 @@ class Work:
     envelope: Envelope | None
     home: Home
     alone: bool = False  # it was in a group that failed
+    large: bool = False  # it was fetched: too large for a message
     failures: int = 0
     held: Held = NEW
     decided: Versioned | None = None
@@ -110,7 +113,7 @@ class Groups:
                 self._claims.add(work)
                 continue
             held = work.home.sessions.get(work.command.session_id)
-            facts = self._store.at_hand(held.snapshot, work.command) if held is not None else None
+            facts = self._store.at_hand(held, work.command) if held is not None else None
             if held is None or facts is None:
                 self._looks.add(work)
             else:
@@ -128,7 +131,7 @@ class Groups:
                 work.outcome = found
                 self._commits.add(work)
             else:
-                work.command = found
+                work.command, work.large = found, True
                 self.add(work)
         self._commits.pump()
 
@@ -204,7 +207,7 @@ class Groups:
 
     def _keep(self, work: Work, decided: Decided, version: int) -> None:
         session_id = work.command.session_id
-        work.home.sessions.replace(session_id, Held(decided.after, version))
+        work.home.sessions.replace(session_id, Held(decided.after, version, _untried(work, decided)))
         if any(isinstance(event, e.SessionDeleted) for event in decided.events):
             work.home.after(self._store.forget(session_id))
 
@@ -231,6 +234,16 @@ def _decided(work: Work, facts: Facts) -> tuple[Versioned | None, Reply]:
     decided = Decided(work.command, facts, work.held.snapshot, turn.snapshot, turn.events)
     trace = NO_SPAN if work.envelope is None else work.envelope.trace
     return Versioned(decided, work.held.version, trace) if turn.events else None, answer(decided)
+
+
+def _untried(work: Work, decided: Decided) -> RunInput | None:
+    """What the run was asked that was accepted and is active now; None if it is too large to be held in memory."""
+    active = decided.after.active
+    if work.large or work.envelope is None or len(work.envelope.body) > SMALL:
+        return None
+    accepted = (event for event in decided.events if isinstance(event, e.RunAccepted))
+    begins = (event.input for event in accepted if active is not None and event.run.run_id == active.run_id)
+    return next(begins, None)
 
 
 def _robs(decided: Decided, since: datetime) -> bool:

@@ -7,15 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from callboard_runtime.domain.run_input import RunInput
 from callboard_runtime.domain.state_snapshot import StateSnapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A session's state and the version of its row; 0: not stored yet."""
+    """A session's state and the version of its row; 0: not stored yet.
+
+    `untried`: what the active run was asked, if its acceptance was the last commit, so that nobody has attempted it.
+    """
 
     snapshot: StateSnapshot
     version: int
+    untried: RunInput | None = None
 
 
 NEW = Held(StateSnapshot(), 0)

@@ -35,7 +35,7 @@ _CLAIMED = text("SELECT id, body FROM command_claims WHERE id = ANY(CAST(:ids AS
 class Store(Protocol):
     """Every coroutine raises Unavailable while the database is away."""
 
-    def at_hand(self, snapshot: StateSnapshot, command: Command) -> Facts | None:
+    def at_hand(self, held: Held, command: Command) -> Facts | None:
         """The facts of a command whose decision needs no look at the store; None if it does."""
         ...
 
@@ -81,8 +81,8 @@ class PostgresStore:
         self._gatherer = Gatherer(settings, tail, heard_for)
         self._agents: tuple[Rows, Agents] = ((), Agents(settings, partial(_known, ())))
 
-    def at_hand(self, snapshot: StateSnapshot, command: Command) -> Facts | None:
-        return None if self._gatherer.needs_reads(snapshot, command) else self._gatherer.bare()
+    def at_hand(self, held: Held, command: Command) -> Facts | None:
+        return self._gatherer.at_hand(held, command)
 
     async def look(self, asked: Sequence[tuple[Held | None, Command]]) -> list[tuple[Held, Facts | None]]:
         unknown = [command.session_id for held, command in asked if held is None]
@@ -102,7 +102,7 @@ class PostgresStore:
     async def _facts(self, found: Found, agents: Agents, held: Held, command: Command) -> tuple[Held, Facts | None]:
         if self._gatherer.needs_long_reads(held.snapshot, command):
             return held, None
-        at_hand = self.at_hand(held.snapshot, command)
+        at_hand = self.at_hand(held, command)
         return held, at_hand or await self._gatherer.gather(found, agents, held.snapshot, command)
 
     async def gather(self, snapshot: StateSnapshot, command: Command) -> Facts:

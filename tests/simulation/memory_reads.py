@@ -54,8 +54,8 @@ class MemoryStore:
         self._announce = settings.events.enabled
         self._gatherer = gather.Gatherer(settings, tail, lambda _: True)  # type: ignore[arg-type]
 
-    def at_hand(self, snapshot: StateSnapshot, command: c.Command) -> Facts | None:
-        return None if self._gatherer.needs_reads(snapshot, command) else self._gatherer.bare()
+    def at_hand(self, held: Held, command: c.Command) -> Facts | None:
+        return self._gatherer.at_hand(held, command)
 
     async def look(self, asked: Sequence[tuple[Held | None, c.Command]]) -> list[tuple[Held, Facts | None]]:
         unknown = [command.session_id for held, command in asked if held is None]
@@ -66,7 +66,7 @@ class MemoryStore:
     async def _facts(self, held: Held, command: c.Command) -> Facts | None:
         if self._gatherer.needs_long_reads(held.snapshot, command):
             return None
-        return self.at_hand(held.snapshot, command) or await self.gather(held.snapshot, command)
+        return self.at_hand(held, command) or await self.gather(held.snapshot, command)
 
     async def gather(self, snapshot: StateSnapshot, command: c.Command) -> Facts:
         agents = gather.Agents(self._settings, no_agents)

@@ -12,7 +12,7 @@ import pytest
 
 from callboard_actors.commit import Fences, PartitionsLost, Versioned
 from callboard_actors.facts import Facts, Policy
-from callboard_actors.groups import Groups, Services
+from callboard_actors.groups import SMALL, Groups, Services
 from callboard_actors.mailbox import PartitionMailboxes
 from callboard_actors.sessions import NEW, Held, Sessions
 from callboard_actors.settle import Envelope
@@ -43,7 +43,7 @@ class Memory:
     begun: int = 0  # commits
     looks: list[int] = field(default_factory=list)  # how many commands each was for
 
-    def at_hand(self, snapshot: StateSnapshot, command: c.Command) -> Facts | None:
+    def at_hand(self, held: Held, command: c.Command) -> Facts | None:
         return None
 
     async def look(self, asked: Sequence[tuple[Held | None, c.Command]]) -> list[tuple[Held, Facts | None]]:
@@ -301,6 +301,28 @@ def test_the_cache_keeps_what_was_used_last() -> None:
     assert sessions.get(ids[0]) is held[0]
     sessions.replace(ids[2], held[2])
     assert [sessions.get(session_id) for session_id in ids] == [held[0], None, held[2]]
+
+
+async def test_what_a_run_was_asked_is_held_until_it_is_attempted(it: Process) -> None:
+    it.store.gate.set()
+    held: list[RunInput | None] = []
+    it.store.at_hand = lambda known, _: held.append(known.untried)  # type: ignore[method-assign]
+    asked = accept("t", "run")
+    for command in (asked, start("t", "w"), start("t", "w")):
+        it.store.facts = [replace(usual(), input=asked.input)]
+        await answered(it.post(command)[1])
+    assert held == [asked.input, None]
+
+
+async def test_what_is_large_is_not_held(it: Process) -> None:
+    it.store.gate.set()
+    held: list[RunInput | None] = []
+    it.store.at_hand = lambda known, _: held.append(known.untried)  # type: ignore[method-assign]
+    asked = accept("t", "run")
+    said = NewMessage(message_id="m", role="user", content="x" * SMALL)
+    await answered(it.post(asked.but(input=RunInput(messages=(said,))))[1])
+    await answered(it.post(start("t", "w"))[1])
+    assert held == [None]
 
 
 async def until(holds: object) -> None:
