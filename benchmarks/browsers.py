@@ -92,16 +92,22 @@ def _event(frame: bytes) -> dict[str, str] | None:
     return orjson.loads(data) if found else None
 
 
-async def crowd(target: Target, text: str, *, tokens: int, runs: int, at_once: int) -> tuple[list[Visit], float]:
-    """`runs` runs, `at_once` at a time; returns them and how many seconds it took."""
+async def crowd(
+    target: Target, text: str, *, tokens: int, runs: int, at_once: int, over: float = 0.0
+) -> tuple[list[Visit], float]:
+    """`runs` runs, `at_once` at a time; returns them and how many seconds it took.
+
+    Users begin evenly spread over `over` seconds, and come again as soon as they have their answer.
+    """
     left = itertools.count(1)
     visits: list[Visit] = []
     async with session() as http:
 
-        async def user() -> None:
+        async def user(number: int) -> None:
+            await asyncio.sleep(over * number / at_once)
             while next(left) <= runs:
                 visits.append(await visit(http, target, run_input(text), tokens))
 
         began = time.perf_counter()
-        await asyncio.gather(*(user() for _ in range(at_once)))
+        await asyncio.gather(*map(user, range(at_once)))
         return visits, time.perf_counter() - began
