@@ -43,3 +43,18 @@ async def test_a_run_is_granted_the_same_from_memory_and_from_the_database(
         granted.append((lines, answer.attempt, answer.begun))
         await it.send(Worker.of(run_id, answer).command(c.FinishRun, status=RunStatus.SUCCEEDED))
     assert granted[0] == granted[1]
+
+
+async def test_a_message_that_the_session_has_is_not_the_next_runs_own(it: Actor) -> None:
+    await it.send(accept("r1"))
+    first = Worker.of("r1", await it.send(start("r1")))
+    await it.send(first.command(c.FinishRun, status=RunStatus.SUCCEEDED))
+    [stored] = await it.rows("SELECT input FROM runs WHERE client_run_id = 'r1'")
+    await it.send(accept("r2", input=accept("r1").input))
+    answer = await it.send(start("r2"))
+    assert isinstance(answer, c.StartAnswer)
+    assert "messages" not in answer.opening.lines[0]
+    rows = await it.rows("SELECT input FROM runs ORDER BY created_at")
+    assert [bool(row["input"].get("messages")) for row in rows] == [True, False]  # type: ignore[attr-defined]
+    assert stored == rows[0]
+    assert await it.rows("SELECT message_id FROM messages") == [{"message_id": "m-r1"}]

@@ -115,8 +115,11 @@ def _queue_and_activate(turn: Turn, command: AcceptRun) -> None:
     run = QueuedRun(
         run_id=run_uuid(command.user_id, command.run_id), client_run_id=command.run_id, agent_id=command.agent_id
     )
-    turn.say(e.RunAccepted(run, command.user_id, command.digest, command.input, turn.facts.config or {}))
-    activate_next(turn, command.input)
+    # A front sends what its client shows; only what the session lacks is the run's own.
+    news = (message for message in command.input.messages if not turn.has_message(message.message_id))
+    given = command.input.but(messages=tuple(news))
+    turn.say(e.RunAccepted(run, command.user_id, command.digest, given, turn.facts.config or {}))
+    activate_next(turn, given)
 
 
 def cancel_run(turn: Turn, command: CancelRun) -> None:
