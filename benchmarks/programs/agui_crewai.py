@@ -3,16 +3,11 @@
 It pins an older FastAPI, so it runs in an environment of its own; see `--agui-crewai` in benchmarks/README.md.
 """
 
-import sys
-
 import litellm
-import uvicorn
-from ag_ui_crewai.endpoint import add_crewai_flow_fastapi_endpoint
 from ag_ui_crewai.sdk import CopilotKitState, copilotkit_stream
 from crewai.flow.flow import Flow, start
-from fastapi import FastAPI
 
-MODEL = sys.argv[2]
+from benchmarks.programs.agui_served import MODEL, serve
 
 
 class Chat(Flow[CopilotKitState]):
@@ -30,14 +25,5 @@ class Chat(Flow[CopilotKitState]):
         self.state.messages.append(answer.choices[0]["message"])
 
 
-app = FastAPI()
-add_crewai_flow_fastapi_endpoint(app, Chat(), "/run")
-
-
-@app.get("/healthz")
-async def healthz() -> str:
-    return "ok"
-
-
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", loop="uvloop")
+    serve(Chat())

@@ -4,20 +4,18 @@ The integration itself shows nothing of what a crew's agents say, so the flow pa
 It runs in an environment of its own; see `--agui-crewai` in benchmarks/README.md.
 """
 
-import sys
 from uuid import uuid4
 
-import uvicorn
 from ag_ui.core import EventType
-from ag_ui_crewai.endpoint import add_crewai_flow_fastapi_endpoint
 from ag_ui_crewai.events import BridgedTextMessageChunkEvent
 from ag_ui_crewai.sdk import CopilotKitState
 from crewai import LLM, Agent, Crew, Task
 from crewai.events.event_bus import crewai_event_bus
 from crewai.flow.flow import Flow, start
-from fastapi import FastAPI
 
-LLM_OF_ALL = LLM(model="openai/bench", base_url=sys.argv[2], api_key="none", stream=True, is_litellm=True)
+from benchmarks.programs.agui_served import MODEL, serve
+
+LLM_OF_ALL = LLM(model="openai/bench", base_url=MODEL, api_key="none", stream=True, is_litellm=True)
 
 
 class Chat(Flow[CopilotKitState]):
@@ -34,14 +32,5 @@ class Chat(Flow[CopilotKitState]):
         self.state.messages.append({"id": message, "role": "assistant", "content": answer.result.raw})
 
 
-app = FastAPI()
-add_crewai_flow_fastapi_endpoint(app, Chat(), "/run")
-
-
-@app.get("/healthz")
-async def healthz() -> str:
-    return "ok"
-
-
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", loop="uvloop")
+    serve(Chat())
